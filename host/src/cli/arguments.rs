@@ -1,0 +1,121 @@
+//! QEMU's way to write options: one dash or two, the value in the next argument or after `=`.
+
+use std::ffi::OsString;
+
+use super::definition;
+use super::error::CliError;
+use super::nearest::nearest;
+
+/// Rewrites arguments so that clap takes each as one: `--name=value` or `--name`.
+///
+/// A value is taken as it is, even if it begins with a dash, as QEMU does.
+pub(super) fn normalize(
+    arguments: impl IntoIterator<Item = OsString>,
+) -> Result<Vec<String>, CliError> {
+    let mut arguments = arguments.into_iter().map(text);
+    let mut normal = Vec::new();
+    while let Some(argument) = arguments.next() {
+        let argument = argument?;
+        let Some(rest) = argument.strip_prefix('-').filter(|rest| !rest.is_empty()) else {
+            return Err(CliError::new(
+                argument,
+                "this is no option; a disk image is given with -drive file=PATH,if=virtio",
+            ));
+        };
+        let rest = rest.strip_prefix('-').unwrap_or(rest);
+        let (name, attached) = match rest.split_once('=') {
+            Some((name, value)) => (name, Some(value.to_owned())),
+            None => (rest, None),
+        };
+        let Some((name, takes_value)) = definition::option(name) else {
+            let reason = match nearest(name, definition::names()) {
+                Some(near) => format!("invalid option; did you mean '-{near}'?"),
+                None => "invalid option; see -help".to_owned(),
+            };
+            return Err(CliError::new(format!("-{name}"), reason));
+        };
+        normal.push(match (takes_value, attached) {
+            (true, Some(value)) => format!("--{name}={value}"),
+            (true, None) => {
+                let value = arguments
+                    .next()
+                    .ok_or_else(|| CliError::new(format!("-{name}"), "requires an argument"))??;
+                format!("--{name}={value}")
+            }
+            (false, None) => format!("--{name}"),
+            (false, Some(value)) => {
+                return Err(CliError::new(
+                    format!("-{name}={value}"),
+                    "takes no value; leave it out",
+                ));
+            }
+        });
+    }
+    Ok(normal)
+}
+
+fn text(argument: OsString) -> Result<String, CliError> {
+    argument.into_string().map_err(|argument| {
+        CliError::new(
+            argument.to_string_lossy(),
+            "the argument is not UTF-8; rename the file it names",
+        )
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::ffi::OsStringExt;
+
+    use super::*;
+
+    fn normal(arguments: &[&str]) -> Result<Vec<String>, String> {
+        normalize(arguments.iter().map(OsString::from)).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn options_have_one_dash_or_two_and_values_after_a_space_or_an_equals_sign() {
+        assert_eq!(
+            normal(&[
+                "-m", "4G", "--name", "a", "-M=baton", "-S", "-append", "-x --y"
+            ])
+            .unwrap(),
+            [
+                "--m=4G",
+                "--name=a",
+                "--machine=baton",
+                "--S",
+                "--append=-x --y"
+            ]
+        );
+    }
+
+    #[test]
+    fn what_is_no_option_is_refused() {
+        for (arguments, text) in [
+            (
+                &["disk.img"][..],
+                "disk.img: this is no option; a disk image is given with \
+                 -drive file=PATH,if=virtio",
+            ),
+            (
+                &["-"],
+                "-: this is no option; a disk image is given with -drive file=PATH,if=virtio",
+            ),
+            (
+                &["-devcie", "x"],
+                "-devcie: invalid option; did you mean '-device'?",
+            ),
+            (&["-vnc", ":0"], "-vnc: invalid option; see -help"),
+            (&["-m"], "-m: requires an argument"),
+            (&["-S=on"], "-S=on: takes no value; leave it out"),
+        ] {
+            assert_eq!(normal(arguments).unwrap_err(), text);
+        }
+        let bytes = OsString::from_vec(b"-m\xff\n".to_vec());
+        assert_eq!(
+            normalize([bytes]).unwrap_err().to_string(),
+            "-m\u{fffd}\\n: the argument is not UTF-8; rename the file it names"
+        );
+    }
+}

@@ -1,0 +1,318 @@
+//! Gives a device's properties their types, and each drive and character device to one device.
+
+use std::collections::BTreeMap;
+
+use baton_plugin_api::{BusClass, Config, DeviceType, Drive, Property, PropertyKind, Value};
+
+use super::chardev::Chardev;
+use super::device::DeviceOption;
+use super::error::CliError;
+use super::nearest::hint;
+use super::number;
+
+/// What devices are connected to. It remembers which device took what.
+pub struct Backends<'a> {
+    drives: BTreeMap<&'a str, (&'a Drive, bool)>,
+    chardevs: BTreeMap<&'a str, bool>,
+}
+
+impl<'a> Backends<'a> {
+    /// All of them free.
+    pub fn new(drives: &'a [Drive], chardevs: &'a [Chardev]) -> Self {
+        Self {
+            drives: drives
+                .iter()
+                .map(|drive| (drive.id.as_str(), (drive, false)))
+                .collect(),
+            chardevs: chardevs
+                .iter()
+                .map(|chardev| (chardev.id.as_str(), false))
+                .collect(),
+        }
+    }
+
+    /// What device `option` of type `kind` is created from: every property that was said or has a
+    /// default, checked against the type's descriptor. The id is empty if none was said.
+    pub fn configure(
+        &mut self,
+        kind: &DeviceType,
+        option: &DeviceOption,
+    ) -> Result<Config, CliError> {
+        self.typed(kind, option)
+            .map_err(|reason| option.error(reason))
+    }
+
+    fn typed(&mut self, kind: &DeviceType, option: &DeviceOption) -> Result<Config, String> {
+        let pci = kind.bus != BusClass::Platform;
+        for (key, said) in [("addr", option.address.is_some()), ("bus", option.on_pci)] {
+            if said && !pci {
+                return Err(format!(
+                    "Property '{}.{key}' not found: it is no PCI device",
+                    kind.name
+                ));
+            }
+        }
+        let mut config = Config {
+            id: option
+                .id
+                .as_ref()
+                .map(ToString::to_string)
+                .unwrap_or_default(),
+            ..Config::default()
+        };
+        for (key, text) in &option.properties {
+            let Some(property) = kind.properties.iter().find(|p| p.name == *key) else {
+                let known = kind.properties.iter().map(|p| p.name.as_str());
+                let place: &[&str] = if pci { &["id", "addr", "bus"] } else { &["id"] };
+                return Err(format!(
+                    "Property '{}.{key}' not found{}",
+                    kind.name,
+                    hint(key, known.chain(place.iter().copied()))
+                ));
+            };
+            let value = self.value(kind, property, text, &mut config)?;
+            config.properties.insert(key.clone(), value);
+        }
+        for property in &kind.properties {
+            if config.properties.contains_key(&property.name) {
+                continue;
+            }
+            if property.required {
+                return Err(format!(
+                    "Parameter '{}' is missing; it expects {}",
+                    property.name,
+                    property.kind.describe()
+                ));
+            }
+            if let Some(value) = &property.default {
+                config
+                    .properties
+                    .insert(property.name.clone(), value.clone());
+            }
+        }
+        Ok(config)
+    }
+
+    fn value(
+        &mut self,
+        kind: &DeviceType,
+        property: &Property,
+        text: &str,
+        config: &mut Config,
+    ) -> Result<Value, String> {
+        let name = &property.name;
+        let owned = || Value::String(text.to_owned());
+        match &property.kind {
+            PropertyKind::Bool => number::switch(text)
+                .map(Value::Bool)
+                .ok_or_else(|| format!("Parameter '{name}' expects 'on' or 'off'")),
+            PropertyKind::Uint { min, max } => number::number(text)
+                .filter(|number| (min..=max).contains(&number))
+                .map(Value::Uint)
+                .ok_or_else(|| format!("Parameter '{name}' expects {}", range(*min, *max))),
+            PropertyKind::String { max_len } if text.len() > *max_len as usize => Err(format!(
+                "Parameter '{name}' is {} bytes long; the most is {max_len}",
+                text.len()
+            )),
+            PropertyKind::String { .. } => Ok(owned()),
+            PropertyKind::Enum(words) if !words.iter().any(|word| word == text) => Err(format!(
+                "Parameter '{name}' does not accept value '{text}'; use {}",
+                words.join(", ")
+            )),
+            PropertyKind::Enum(_) => Ok(owned()),
+            PropertyKind::Drive => {
+                let (drive, taken) = self.drives.get_mut(text).ok_or_else(|| {
+                    format!(
+                        "Property '{}.{name}' can't find value '{text}'; add a -drive with \
+                             that id",
+                        kind.name
+                    )
+                })?;
+                take(taken, kind, name, text)?;
+                config.drives.insert(name.clone(), (*drive).clone());
+                Ok(owned())
+            }
+            PropertyKind::Chardev => {
+                let taken = self.chardevs.get_mut(text).ok_or_else(|| {
+                    format!(
+                        "Property '{}.{name}' can't find value '{text}'; add a -chardev with \
+                             that id",
+                        kind.name
+                    )
+                })?;
+                take(taken, kind, name, text)?;
+                Ok(owned())
+            }
+        }
+    }
+}
+
+fn take(taken: &mut bool, kind: &DeviceType, name: &str, id: &str) -> Result<(), String> {
+    if std::mem::replace(taken, true) {
+        return Err(format!(
+            "Property '{}.{name}' can't take value '{id}', it's in use",
+            kind.name
+        ));
+    }
+    Ok(())
+}
+
+fn range(min: u64, max: u64) -> String {
+    match max {
+        u64::MAX => format!("a number from {min}"),
+        _ => format!("a number from {min} to {max}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::ChardevBackend;
+
+    fn disk() -> DeviceType {
+        let mut kind = DeviceType::new("virtio-blk-pci", BusClass::Virtio, "a disk");
+        let words = vec!["auto".to_owned(), "split".to_owned()];
+        kind.properties = vec![
+            Property::new("drive", PropertyKind::Drive, "").required(),
+            Property::uint("num-queues", 1, 8, 1, ""),
+            Property::string("serial", 4, "none", ""),
+            Property::bool("event_idx", true, ""),
+            Property::new("mode", PropertyKind::Enum(words), ""),
+            Property::uint("seed", 0, u64::MAX, 0, ""),
+        ];
+        kind
+    }
+
+    fn serial() -> DeviceType {
+        let mut kind = DeviceType::new("isa-serial", BusClass::Platform, "a serial line");
+        kind.properties = vec![Property::new("chardev", PropertyKind::Chardev, "").required()];
+        kind
+    }
+
+    fn configure(kind: &DeviceType, texts: &[&str]) -> Result<Config, String> {
+        let drives = [Drive {
+            id: "d0".into(),
+            file: "/a".into(),
+            ..Drive::default()
+        }];
+        let chardevs = [Chardev {
+            id: "c0".parse().unwrap(),
+            backend: ChardevBackend::Null,
+        }];
+        let mut backends = Backends::new(&drives, &chardevs);
+        let mut last = Ok(Config::default());
+        for text in texts {
+            let option = DeviceOption::parse(text).unwrap();
+            last = backends.configure(kind, &option);
+        }
+        last.map_err(|error| error.reason)
+    }
+
+    #[test]
+    fn properties_get_the_types_of_the_descriptor_and_its_defaults() {
+        let text = "virtio-blk-pci,id=x,drive=d0,num-queues=0x4,event_idx=off,mode=split,addr=3";
+        let config = configure(&disk(), &[text]).unwrap();
+        let value = |name: &str| config.properties.get(name);
+        assert_eq!(config.id, "x");
+        assert_eq!(config.drives["drive"].file, "/a");
+        assert_eq!(value("num-queues"), Some(&Value::Uint(4)));
+        assert_eq!(value("event_idx"), Some(&Value::Bool(false)));
+        assert_eq!(value("mode"), Some(&Value::String("split".into())));
+        assert_eq!(value("serial"), Some(&Value::String("none".into())));
+        assert_eq!(config.restoring, None);
+    }
+
+    #[test]
+    fn a_property_that_is_absent_and_has_no_default_stays_absent() {
+        let config = configure(&disk(), &["virtio-blk-pci,drive=d0"]).unwrap();
+        assert_eq!(config.id, "");
+        assert!(!config.properties.contains_key("mode"));
+    }
+
+    #[test]
+    fn what_the_descriptor_does_not_allow_is_refused() {
+        for (text, reason) in [
+            (
+                "driv=d0",
+                "Property 'virtio-blk-pci.driv' not found; did you mean 'drive'?",
+            ),
+            (
+                "bootindex=1",
+                "Property 'virtio-blk-pci.bootindex' not found",
+            ),
+            (
+                "serial=a",
+                "Parameter 'drive' is missing; it expects <id of a -drive>",
+            ),
+            (
+                "drive=d1",
+                "Property 'virtio-blk-pci.drive' can't find value 'd1'; \
+                 add a -drive with that id",
+            ),
+            (
+                "num-queues=9",
+                "Parameter 'num-queues' expects a number from 1 to 8",
+            ),
+            (
+                "num-queues=-1",
+                "Parameter 'num-queues' expects a number from 1 to 8",
+            ),
+            ("seed=x", "Parameter 'seed' expects a number from 0"),
+            (
+                "serial=12345",
+                "Parameter 'serial' is 5 bytes long; the most is 4",
+            ),
+            ("event_idx=1", "Parameter 'event_idx' expects 'on' or 'off'"),
+            (
+                "mode=packed",
+                "Parameter 'mode' does not accept value 'packed'; use auto, split",
+            ),
+        ] {
+            let text = format!("virtio-blk-pci,{text}");
+            assert_eq!(configure(&disk(), &[&text]).unwrap_err(), reason);
+        }
+        for (text, reason) in [
+            (
+                "isa-serial,chardev=c0,addr=1",
+                "Property 'isa-serial.addr' not found: it is no PCI device",
+            ),
+            (
+                "isa-serial,chardev=c0,bus=pcie.0",
+                "Property 'isa-serial.bus' not found: it is no PCI device",
+            ),
+            (
+                "isa-serial,chardev=c1",
+                "Property 'isa-serial.chardev' can't find value 'c1'; \
+                 add a -chardev with that id",
+            ),
+        ] {
+            assert_eq!(configure(&serial(), &[text]).unwrap_err(), reason);
+        }
+    }
+
+    #[test]
+    fn a_backend_belongs_to_one_device() {
+        let twice = ["virtio-blk-pci,drive=d0"; 2];
+        assert_eq!(
+            configure(&disk(), &twice).unwrap_err(),
+            "Property 'virtio-blk-pci.drive' can't take value 'd0', it's in use"
+        );
+        assert_eq!(
+            configure(&serial(), &["isa-serial,chardev=c0"; 2]).unwrap_err(),
+            "Property 'isa-serial.chardev' can't take value 'c0', it's in use"
+        );
+    }
+
+    #[test]
+    fn an_error_names_the_option() {
+        let option = DeviceOption::parse("isa-serial,char=c").unwrap();
+        let error = Backends::new(&[], &[])
+            .configure(&serial(), &option)
+            .unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "-device isa-serial,char=c: Property 'isa-serial.char' not found; \
+             did you mean 'chardev'?"
+        );
+    }
+}

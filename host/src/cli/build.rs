@@ -1,0 +1,374 @@
+//! Puts the options of a command line together and checks what they mean to each other.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+
+use baton_migration::address::{Incoming, IncomingChannels};
+use clap::ArgMatches;
+
+use super::chardev::{Chardev, ChardevBackend, Serial};
+use super::device::DeviceOption;
+use super::drive::{self, Interface};
+use super::error::CliError;
+use super::machine::{self, MachineOption};
+use super::object::MemoryBackend;
+use super::options::{Invocation, Kernel, Options};
+use super::pairs::Pairs;
+use super::qmp;
+use crate::monitor::MonitorAddress;
+
+/// RAM if nothing is said of it, as in QEMU.
+const DEFAULT_RAM: u64 = 128 << 20;
+/// The device type of a serial line.
+const SERIAL: &str = "isa-serial";
+/// The device type of the clock, which every machine has.
+const CLOCK: &str = "mc146818rtc";
+/// The device type of a drive with `if=virtio`.
+const DISK: &str = "virtio-blk-pci";
+
+/// What the command line asks for.
+pub(super) fn invocation(matches: &ArgMatches) -> Result<Invocation, CliError> {
+    if let Some(("plugin", plugin)) = matches.subcommand()
+        && let Some(("info", info)) = plugin.subcommand()
+        && let Some(file) = info.get_one::<String>("file")
+    {
+        return Ok(Invocation::PluginInfo(file.into()));
+    }
+    let said = Said(matches);
+    match help(&said) {
+        Some(help) => Ok(help),
+        None => Ok(Invocation::Run(Box::new(options(&said)?))),
+    }
+}
+
+/// The options that only print something; they are told before anything is checked.
+fn help(said: &Said<'_>) -> Option<Invocation> {
+    if said.flag("help") {
+        return Some(Invocation::Help);
+    }
+    if said.flag("version") {
+        return Some(Invocation::Version);
+    }
+    let is_help = |value: &str| value == "help" || value.ends_with(",help");
+    if said.all("machine").any(is_help) {
+        return Some(Invocation::MachineHelp);
+    }
+    if said.all("object").any(is_help) {
+        return Some(Invocation::ObjectHelp);
+    }
+    let device = said.all("device").find(|value| is_help(value))?;
+    Some(Invocation::DeviceHelp {
+        device: device.split_once(',').map(|(name, _)| name.to_owned()),
+        plugins: said.all("plugin").map(PathBuf::from).collect(),
+    })
+}
+
+fn options(said: &Said<'_>) -> Result<Options, CliError> {
+    said.each("cpu", machine::cpu_model)?;
+    said.each("accel", machine::accelerator)?;
+    said.each("monitor", qmp::human)?;
+    said.each("display", display)?;
+    let mut machine = MachineOption::default();
+    said.each("machine", |text| machine.add(text))?;
+    let memory = memory(said, &machine)?;
+
+    let monitors = said.each("qmp", qmp::parse)?;
+    let mut chardevs = said.each("chardev", Chardev::parse)?;
+    let mut devices = said.each("device", DeviceOption::parse)?;
+    let mut serial = serial_lines(said, &mut chardevs, &monitors, &devices)?;
+    one_user_of_stdio(&chardevs, &monitors)?;
+    unique(
+        "chardev",
+        chardevs.iter().map(|chardev| chardev.id.as_str()),
+    )?;
+
+    let mut drives = Vec::new();
+    let disks = drives_and_disks(said, &mut drives)?;
+    unique("drive", drives.iter().map(|drive| drive.id.as_str()))?;
+
+    // The machine's own devices come first, so that they have the lowest places.
+    if !devices.iter().any(|device| device.driver == CLOCK) {
+        serial.insert(
+            0,
+            DeviceOption::implied(CLOCK, &[], format!("-device {CLOCK}")),
+        );
+    }
+    devices.splice(0..0, serial);
+    devices.extend(disks);
+    unique(
+        "device",
+        devices
+            .iter()
+            .filter_map(|device| Some(device.id.as_ref()?.as_str())),
+    )?;
+
+    let incoming = incoming(said)?;
+    Ok(Options {
+        name: said.each("name", name)?.pop(),
+        machine: machine.machine,
+        cpus: said.each("smp", machine::cpus)?.pop().unwrap_or(1),
+        memory,
+        kernel: kernel(said, incoming.is_some())?,
+        devices,
+        drives,
+        chardevs,
+        plugins: said.all("plugin").map(PathBuf::from).collect(),
+        monitors,
+        incoming,
+        paused: said.flag("S"),
+        no_reboot: said.flag("no-reboot"),
+    })
+}
+
+fn display(text: &str) -> Result<(), String> {
+    match text {
+        "none" => Ok(()),
+        other => Err(format!("Display '{other}' is not supported; use none")),
+    }
+}
+
+fn name(text: &str) -> Result<String, String> {
+    let mut pairs = Pairs::parse(text, Some("guest"))?;
+    let name = pairs.require("guest")?;
+    if pairs.switch("debug-threads")? == Some(false) {
+        return Err("Parameter 'debug-threads' must be on: threads always have names".to_owned());
+    }
+    pairs.finish("name.")?;
+    Ok(name)
+}
+
+/// The guest's RAM, from `-m`, `-object` and `-machine memory-backend=`.
+fn memory(said: &Said<'_>, machine: &MachineOption) -> Result<MemoryBackend, CliError> {
+    let size = said.each("m", machine::memory_size)?.pop();
+    let mut objects = said.each("object", MemoryBackend::parse)?;
+    unique("object", objects.iter().map(|object| object.id.as_str()))?;
+    let Some(id) = &machine.memory_backend else {
+        if let Some(unused) = objects.first() {
+            return Err(unused_object(unused));
+        }
+        let bytes = size.unwrap_or(DEFAULT_RAM);
+        return MemoryBackend::implicit(bytes, machine.machine.aux_ram_share)
+            .map_err(|reason| said.error("m", reason));
+    };
+    let at = objects
+        .iter()
+        .position(|object| object.id.as_str() == id)
+        .ok_or_else(|| {
+            let reason = format!("Memory backend '{id}' not found; add an -object with that id");
+            CliError::new(format!("-machine memory-backend={id}"), reason)
+        })?;
+    let memory = objects.remove(at);
+    if let Some(unused) = objects.first() {
+        return Err(unused_object(unused));
+    }
+    match size {
+        Some(size) if size != memory.size => Err(said.error(
+            "m",
+            format!(
+                "Machine memory size does not match the size of the memory backend: {size} and {} \
+                 bytes",
+                memory.size
+            ),
+        )),
+        _ => Ok(memory),
+    }
+}
+
+fn unused_object(object: &MemoryBackend) -> CliError {
+    let id = &object.id;
+    CliError::new(
+        format!("-object id={id}"),
+        format!("Nothing uses memory backend '{id}'; say -machine memory-backend={id}"),
+    )
+}
+
+/// The devices of `-serial`, or the default one, and their character devices.
+fn serial_lines(
+    said: &Said<'_>,
+    chardevs: &mut Vec<Chardev>,
+    monitors: &[MonitorAddress],
+    devices: &[DeviceOption],
+) -> Result<Vec<DeviceOption>, CliError> {
+    let mut lines: Vec<(Serial, String)> = said
+        .each("serial", Serial::parse)?
+        .into_iter()
+        .zip(said.all("serial").map(|value| format!("-serial {value}")))
+        .collect();
+    if lines.len() > 1 && lines.iter().any(|(line, _)| *line == Serial::None) {
+        return Err(CliError::new(
+            "-serial none",
+            "there is another -serial; leave one of them out",
+        ));
+    }
+    let own = devices.iter().any(|device| device.driver == SERIAL);
+    if lines.is_empty() && !said.flag("nodefaults") && !own {
+        lines.push(match stdio_users(chardevs, monitors).next() {
+            Some(_) => (Serial::Backend(ChardevBackend::Null), "-serial null".into()),
+            None => (
+                Serial::Backend(ChardevBackend::Stdio),
+                "-serial stdio".into(),
+            ),
+        });
+    }
+    let mut made = Vec::new();
+    for (number, (line, origin)) in lines.into_iter().enumerate() {
+        let id = match line {
+            Serial::None => continue,
+            Serial::Existing(id) => id,
+            Serial::Backend(backend) => {
+                // QEMU's names.
+                let id: super::Id = format!("serial{number}")
+                    .parse()
+                    .map_err(|reason: String| CliError::new(origin.as_str(), reason))?;
+                chardevs.push(Chardev {
+                    id: id.clone(),
+                    backend,
+                });
+                id
+            }
+        };
+        made.push(DeviceOption::implied(
+            SERIAL,
+            &[("chardev", id.as_str())],
+            origin,
+        ));
+    }
+    Ok(made)
+}
+
+fn stdio_users<'a>(
+    chardevs: &'a [Chardev],
+    monitors: &'a [MonitorAddress],
+) -> impl Iterator<Item = String> + 'a {
+    let chardevs = chardevs
+        .iter()
+        .filter(|chardev| chardev.backend == ChardevBackend::Stdio)
+        .map(|chardev| format!("character device '{}'", chardev.id));
+    let monitors = monitors
+        .iter()
+        .filter(|monitor| **monitor == MonitorAddress::Stdio)
+        .map(|_| "-qmp stdio".to_owned());
+    chardevs.chain(monitors)
+}
+
+fn one_user_of_stdio(chardevs: &[Chardev], monitors: &[MonitorAddress]) -> Result<(), CliError> {
+    let users: Vec<_> = stdio_users(chardevs, monitors).collect();
+    match &users[..] {
+        [] | [_] => Ok(()),
+        [first, .., last] => Err(CliError::new(
+            "stdio",
+            format!("{first} and {last} cannot both use it; connect one to something else"),
+        )),
+    }
+}
+
+/// Reads `-drive`; returns the devices of those with `if=virtio`.
+fn drives_and_disks(
+    said: &Said<'_>,
+    drives: &mut Vec<baton_plugin_api::Drive>,
+) -> Result<Vec<DeviceOption>, CliError> {
+    let mut disks = Vec::new();
+    for text in said.all("drive") {
+        let origin = format!("-drive {text}");
+        let (interface, drive) = drive::parse(text, drives.len())
+            .map_err(|reason| CliError::new(origin.as_str(), reason))?;
+        if interface == Interface::Virtio {
+            let properties = [("drive", drive.id.as_str())];
+            disks.push(DeviceOption::implied(DISK, &properties, origin));
+        }
+        drives.push(drive);
+    }
+    Ok(disks)
+}
+
+fn incoming(said: &Said<'_>) -> Result<Option<IncomingChannels>, CliError> {
+    let mut channels = IncomingChannels::default();
+    let values = said.each("incoming", |text| {
+        let value: Incoming = text.parse().map_err(|error| format!("{error}"))?;
+        channels.add(value).map_err(|error| error.to_string())
+    })?;
+    if values.is_empty() {
+        return Ok(None);
+    }
+    channels
+        .validate()
+        .map_err(|error| said.error("incoming", error.to_string()))?;
+    Ok(Some(channels))
+}
+
+/// What the guest boots. A target gets the guest with its kernel, so it may be without.
+fn kernel(said: &Said<'_>, target: bool) -> Result<Option<Kernel>, CliError> {
+    let Some(path) = said.last("kernel") else {
+        for option in ["initrd", "append"] {
+            if said.last(option).is_some() {
+                return Err(said.error(option, "only allowed with -kernel"));
+            }
+        }
+        return match target {
+            true => Ok(None),
+            false => Err(CliError::new(
+                "-kernel",
+                "nothing to boot; there is no firmware, so say -kernel FILE",
+            )),
+        };
+    };
+    Ok(Some(Kernel {
+        path: path.into(),
+        initrd: said.last("initrd").map(PathBuf::from),
+        append: said.last("append").unwrap_or_default().to_owned(),
+    }))
+}
+
+fn unique<'a>(what: &str, ids: impl Iterator<Item = &'a str>) -> Result<(), CliError> {
+    let mut seen = BTreeSet::new();
+    for id in ids {
+        if !seen.insert(id) {
+            // QEMU's text.
+            let reason = format!("Duplicate ID '{id}' for {what}; give each one its own");
+            return Err(CliError::new(format!("-{what} id={id}"), reason));
+        }
+    }
+    Ok(())
+}
+
+/// What clap found, by option.
+struct Said<'a>(&'a ArgMatches);
+
+impl Said<'_> {
+    /// All values of an option, in the order said.
+    fn all(&self, option: &str) -> impl Iterator<Item = &str> {
+        let values = self.0.get_many::<String>(option).unwrap_or_default();
+        values.map(String::as_str)
+    }
+
+    /// The value that counts where an option has one.
+    fn last(&self, option: &str) -> Option<&str> {
+        self.all(option).last()
+    }
+
+    fn flag(&self, option: &str) -> bool {
+        self.0.get_count(option) > 0
+    }
+
+    /// Reads every value of an option.
+    fn each<T>(
+        &self,
+        option: &str,
+        mut read: impl FnMut(&str) -> Result<T, String>,
+    ) -> Result<Vec<T>, CliError> {
+        self.all(option)
+            .map(|text| {
+                read(text).map_err(|reason| CliError::new(format!("-{option} {text}"), reason))
+            })
+            .collect()
+    }
+
+    /// An error of an option's last value.
+    fn error(&self, option: &str, reason: impl Into<String>) -> CliError {
+        let origin = match self.last(option) {
+            Some(value) => format!("-{option} {value}"),
+            None => format!("-{option}"),
+        };
+        CliError::new(origin, reason)
+    }
+}

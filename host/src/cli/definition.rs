@@ -1,0 +1,183 @@
+//! Every option, once: the parser, `-help` and the man page are made from this table.
+
+use clap::{Arg, ArgAction, Command};
+
+/// Options that take a value: name, value, help. All may be repeated.
+const VALUES: [(&str, &str, &str); 19] = [
+    (
+        "machine",
+        "[type=]NAME[,PROPERTY=VALUE...]",
+        "The machine type, baton or baton-1.0, and its properties: memory-backend=ID names the \
+         -object that is the guest's RAM; aux-ram-share=on|off (older name: memfd-alloc) says \
+         whether RAM that no object describes can be handed over to a successor, which is on by \
+         default; accel=kvm. See -machine help.",
+    ),
+    (
+        "m",
+        "[size=]SIZE",
+        "The size of the guest's RAM, in MiB or with a suffix K, M, G or T; 128 MiB by default.",
+    ),
+    (
+        "smp",
+        "[cpus=]N[,maxcpus=N,sockets=1,cores=N,threads=1]",
+        "The number of virtual CPUs, up to 255: one socket of N cores; 1 by default.",
+    ),
+    ("cpu", "host", "The CPU model: the host's is what there is."),
+    ("accel", "kvm", "The accelerator: KVM is what there is."),
+    (
+        "object",
+        "TYPE,id=ID[,PROPERTY=VALUE...]",
+        "A memory backend: memory-backend-file, memory-backend-memfd, memory-backend-ram or \
+         memory-backend-shm. See -object help.",
+    ),
+    (
+        "device",
+        "NAME[,id=ID][,addr=SLOT[.FUNCTION]][,PROPERTY=VALUE...]",
+        "A device of a plugin, as a list of properties or as JSON. -device help lists the device \
+         types, -device NAME,help the properties of one. addr is its place on bus pcie.0, \
+         hexadecimal.",
+    ),
+    (
+        "drive",
+        "file=PATH[,if=none|virtio][,id=ID][,PROPERTY=VALUE...]",
+        "A disk image. With if=none a -device names it by its id; with if=virtio, the default, a \
+         virtio-blk-pci is made for it. Properties: format=raw, readonly=on|off, \
+         cache=writeback|none|unsafe, cache.direct=on|off, cache.no-flush=on|off, \
+         aio=threads|io_uring, discard=unmap|ignore, file.locking=on|off|auto.",
+    ),
+    (
+        "plugin",
+        "PATH",
+        "A plugin, or a folder of plugins, to load beside those of the usual places.",
+    ),
+    (
+        "kernel",
+        "FILE",
+        "The kernel: a bzImage, or an ELF file with a PVH entry point.",
+    ),
+    ("initrd", "FILE", "The initial RAM disk of the kernel."),
+    ("append", "TEXT", "The command line of the kernel."),
+    (
+        "serial",
+        "stdio|null|none|file:PATH|chardev:ID",
+        "A serial line (an isa-serial device) and where it leads. Without this option and without \
+         -nodefaults there is one on stdio, or to nowhere when something else uses stdio.",
+    ),
+    (
+        "chardev",
+        "null|stdio|file,id=ID[,path=PATH][,append=on|off]",
+        "A character device for a -device or a -serial.",
+    ),
+    (
+        "qmp",
+        "unix:PATH,server=on,wait=on|off | tcp:HOST:PORT,server=on,wait=on|off | stdio",
+        "A QMP monitor. With wait=on, the default, the guest starts when a client has connected.",
+    ),
+    ("monitor", "none", "There is no monitor for people."),
+    (
+        "incoming",
+        "URI|defer|CHANNEL",
+        "Take over a guest instead of starting one. A URI (unix:PATH, tcp:HOST:PORT, fd:N, \
+         file:PATH) is the main channel; defer leaves it to the QMP command migrate-incoming. A \
+         channel is JSON, or dotted keys such as \
+         cpr,addr.transport=socket,addr.type=unix,addr.path=PATH.",
+    ),
+    ("display", "none", "There is no display."),
+    (
+        "name",
+        "[guest=]NAME[,debug-threads=on]",
+        "The name of the guest, which query-name tells. Threads always have names.",
+    ),
+];
+
+/// Options without a value: name, help.
+const FLAGS: [(&str, &str); 8] = [
+    ("enable-kvm", "Use KVM, which is what there is."),
+    ("S", "Do not start the guest; the QMP command cont does."),
+    ("no-reboot", "End when the guest resets."),
+    (
+        "nographic",
+        "No display and the serial line on stdio, which is how it is anyway.",
+    ),
+    (
+        "nodefaults",
+        "No serial line unless -serial or -device says so. The clock (mc146818rtc) stays.",
+    ),
+    (
+        "no-user-config",
+        "There are no configuration files to read.",
+    ),
+    ("version", "Print the version."),
+    ("help", "Print this text."),
+];
+
+/// Other names of options: name, option.
+const ALIASES: [(&str, &str); 2] = [("M", "machine"), ("h", "help")];
+
+/// The command line as clap knows it. Options are `--name=value` here:
+/// [`normalize`](super::arguments::normalize) makes them so.
+pub(super) fn command() -> Command {
+    let values = VALUES.into_iter().map(|(name, value, help)| {
+        Arg::new(name)
+            .long(name)
+            .value_name(value)
+            .help(help)
+            .action(ArgAction::Append)
+    });
+    let flags = FLAGS.into_iter().map(|(name, help)| {
+        Arg::new(name)
+            .long(name)
+            .help(help)
+            .action(ArgAction::Count)
+    });
+    let info = Command::new("info")
+        .about("Print what a plugin file says of itself")
+        .arg(Arg::new("file").value_name("FILE").required(true));
+    Command::new("baton")
+        .about("A virtual machine monitor for Linux/KVM that can be replaced under a running guest")
+        .disable_help_flag(true)
+        .disable_version_flag(true)
+        .disable_help_subcommand(true)
+        .args(values)
+        .args(flags)
+        .subcommand(
+            Command::new("plugin")
+                .about("Examine plugins")
+                .disable_help_subcommand(true)
+                .subcommand_required(true)
+                .subcommand(info),
+        )
+}
+
+/// The names of an option beside its own.
+pub(super) fn aliases(option: &str) -> impl Iterator<Item = &'static str> + '_ {
+    ALIASES
+        .into_iter()
+        .filter(move |(_, of)| *of == option)
+        .map(|(name, _)| name)
+}
+
+/// An option's own name and whether it takes a value, from any of its names.
+pub(super) fn option(name: &str) -> Option<(&'static str, bool)> {
+    let name = ALIASES
+        .into_iter()
+        .find(|(alias, _)| *alias == name)
+        .map_or(name, |(_, option)| option);
+    let value = VALUES.iter().map(|(own, ..)| (*own, true));
+    let flag = FLAGS.iter().map(|(own, _)| (*own, false));
+    value.chain(flag).find(|(own, _)| *own == name)
+}
+
+/// The names of all options.
+pub(super) fn names() -> impl Iterator<Item = &'static str> {
+    let values = VALUES.into_iter().map(|(name, ..)| name);
+    values.chain(FLAGS.into_iter().map(|(name, _)| name))
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_table_is_sound() {
+        super::command().debug_assert();
+    }
+}

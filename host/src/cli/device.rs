@@ -1,0 +1,165 @@
+//! `-device`.
+
+use super::error::CliError;
+use super::id::Id;
+use super::number;
+use super::pairs::Pairs;
+
+/// A device to make. Its properties are text until the device type's descriptor is known: see
+/// [`Backends::configure`](super::Backends::configure).
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct DeviceOption {
+    /// The device type.
+    pub driver: String,
+    /// `id=`.
+    pub id: Option<Id>,
+    /// `addr=`: its place on PCI bus 0.
+    pub address: Option<PciAddress>,
+    /// Whether `bus=pcie.0` was said, the only bus there is.
+    pub on_pci: bool,
+    /// All other properties in the order said.
+    pub properties: Vec<(String, String)>,
+    /// What was said, for errors: the option and its value.
+    pub origin: String,
+}
+
+/// A place on PCI bus 0.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct PciAddress {
+    /// 1 to 31; 0 is the host bridge.
+    pub slot: u8,
+    /// 0 to 7.
+    pub function: u8,
+}
+
+impl DeviceOption {
+    /// One value of `-device`: `NAME,key=value,...` or a JSON object.
+    pub(super) fn parse(text: &str) -> Result<Self, String> {
+        let mut pairs = Pairs::parse_or_json(text, "driver")?;
+        let driver = pairs.require("driver")?;
+        let id = pairs.take("id").map(|id| id.parse()).transpose()?;
+        let address = pairs.take("addr").map(|addr| addr.parse()).transpose()?;
+        let bus = pairs.take("bus");
+        if let Some(bus) = bus.as_deref().filter(|bus| *bus != "pcie.0") {
+            return Err(format!("Bus '{bus}' not found; there is only pcie.0"));
+        }
+        Ok(Self {
+            driver,
+            id,
+            address,
+            on_pci: bus.is_some(),
+            properties: pairs.rest(),
+            origin: format!("-device {text}"),
+        })
+    }
+
+    /// A device that another option, `origin`, asks for.
+    pub(super) fn implied(driver: &str, properties: &[(&str, &str)], origin: String) -> Self {
+        Self {
+            driver: driver.to_owned(),
+            properties: properties
+                .iter()
+                .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
+                .collect(),
+            origin,
+            ..Self::default()
+        }
+    }
+
+    /// An error of this device.
+    pub fn error(&self, reason: impl Into<String>) -> CliError {
+        CliError::new(self.origin.clone(), reason)
+    }
+}
+
+impl std::str::FromStr for PciAddress {
+    type Err = String;
+
+    /// `SLOT` or `SLOT.FUNCTION`, both hexadecimal, as in QEMU.
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (slot, function) = text.split_once('.').unwrap_or((text, "0"));
+        let part = |text: &str, last| {
+            number::digits(text.strip_prefix("0x").unwrap_or(text), 16)
+                .and_then(|number| u8::try_from(number).ok())
+                .filter(|number| *number <= last)
+        };
+        match part(slot, 31).zip(part(function, 7)) {
+            Some((0, _)) => Err("PCI slot 0 is taken by the host bridge; use 1 to 1f".to_owned()),
+            Some((slot, function)) => Ok(Self { slot, function }),
+            None => Err(format!(
+                "Parameter 'addr' is '{text}'; it expects SLOT or SLOT.FUNCTION, hexadecimal, up \
+                 to 1f.7"
+            )),
+        }
+    }
+}
+
+impl std::fmt::Display for PciAddress {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:02x}.{}", self.slot, self.function)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_device_has_a_place_and_properties() {
+        let texts = [
+            "virtio-blk-pci,id=disk,bus=pcie.0,addr=0x1f.7,drive=d0,num-queues=4",
+            r#"{"driver": "virtio-blk-pci", "id": "disk", "bus": "pcie.0", "addr": "1f.7",
+                "drive": "d0", "num-queues": 4}"#,
+        ];
+        for text in texts {
+            let device = DeviceOption::parse(text).unwrap();
+            let address = PciAddress {
+                slot: 31,
+                function: 7,
+            };
+            assert_eq!(device.driver, "virtio-blk-pci");
+            assert_eq!(device.id.unwrap().as_str(), "disk");
+            assert_eq!((device.address, device.on_pci), (Some(address), true));
+            assert_eq!(address.to_string(), "1f.7");
+            assert_eq!(
+                device.properties,
+                [("drive", "d0"), ("num-queues", "4")].map(|(k, v)| (k.into(), v.into()))
+            );
+        }
+    }
+
+    #[test]
+    fn slots_are_hexadecimal() {
+        let slot = |text: &str| text.parse::<PciAddress>().map(|address| address.slot);
+        assert_eq!(slot("10"), Ok(16));
+        assert_eq!(slot("0xa"), Ok(10));
+    }
+
+    #[test]
+    fn places_that_are_not_there_are_refused() {
+        for (text, reason) in [
+            (
+                "x,addr=0",
+                "PCI slot 0 is taken by the host bridge; use 1 to 1f",
+            ),
+            (
+                "x,addr=20",
+                "Parameter 'addr' is '20'; it expects SLOT or SLOT.FUNCTION, hexadecimal, up to 1f.7",
+            ),
+            (
+                "x,addr=1.8",
+                "Parameter 'addr' is '1.8'; it expects SLOT or SLOT.FUNCTION, hexadecimal, up to 1f.7",
+            ),
+            ("x,bus=pci.1", "Bus 'pci.1' not found; there is only pcie.0"),
+            ("id=x", "Parameter 'driver' is missing"),
+            ("x,drive", "Expected '=' after parameter 'drive'"),
+            (
+                "x,id=1",
+                "Parameter 'id' expects an identifier: letters, digits, '-', '.' and '_', \
+                 starting with a letter",
+            ),
+        ] {
+            assert_eq!(DeviceOption::parse(text).unwrap_err(), reason);
+        }
+    }
+}

@@ -1,0 +1,381 @@
+//! `-object`: memory backends.
+
+use std::path::PathBuf;
+
+use super::id::Id;
+use super::nearest::hint;
+use super::pairs::Pairs;
+
+/// The page size of x86.
+const PAGE: u64 = 4096;
+
+/// The id of RAM that no `-object` describes. It is part of the machine type: a handed over
+/// descriptor is found by it.
+pub const IMPLICIT_RAM_ID: &str = "baton.ram";
+
+/// The kinds of object, each with the properties it has beside `id`, and what they mean.
+pub(super) const KINDS: [(&str, &[(&str, &str)]); 4] = [
+    (
+        "memory-backend-file",
+        &[
+            SIZE,
+            (
+                "mem-path=PATH",
+                "the file, or a directory to make an unnamed one in",
+            ),
+            (
+                "share=on|off",
+                "whether writes reach the file (default off)",
+            ),
+            PREALLOC,
+            ("align=SIZE", "the alignment of the mapping"),
+            (
+                "discard-data=on|off",
+                "do not write the content back at the end (default off)",
+            ),
+        ],
+    ),
+    (
+        "memory-backend-memfd",
+        &[
+            SIZE,
+            (
+                "share=on|off",
+                "whether a successor can take the memory over (default on)",
+            ),
+            PREALLOC,
+            ("hugetlb=on|off", "use huge pages (default off)"),
+            (
+                "hugetlbsize=SIZE",
+                "the size of the huge pages (default: the system's)",
+            ),
+            (
+                "seal=on|off",
+                "forbid that the file changes its size (default on)",
+            ),
+        ],
+    ),
+    (
+        "memory-backend-ram",
+        &[
+            SIZE,
+            ("share=on|off", "use a memfd (default off)"),
+            PREALLOC,
+        ],
+    ),
+    (
+        "memory-backend-shm",
+        &[SIZE, ("share=on", "always on"), PREALLOC],
+    ),
+];
+const SIZE: (&str, &str) = ("size=SIZE", "bytes, with a suffix K, M, G or T");
+const PREALLOC: (&str, &str) = (
+    "prealloc=on|off",
+    "allocate all pages at start (default off)",
+);
+
+/// What QEMU's backends also have. Refused, since Baton does not do it.
+const NOT_SUPPORTED: [&str; 12] = [
+    "dump",
+    "host-nodes",
+    "merge",
+    "offset",
+    "pmem",
+    "policy",
+    "prealloc-context",
+    "prealloc-threads",
+    "readonly",
+    "reserve",
+    "rom",
+    "x-use-canonical-path-for-ramblock-id",
+];
+
+/// Where guest RAM comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MemoryBackend {
+    /// Its id; [`IMPLICIT_RAM_ID`] when no `-object` describes the RAM.
+    pub id: Id,
+    /// Bytes, a multiple of the page size (the huge page's if there are).
+    pub size: u64,
+    /// Whether other processes see what the guest writes (`MAP_SHARED`).
+    pub share: bool,
+    /// Whether all pages are allocated before the guest starts.
+    pub prealloc: bool,
+    /// What it is made of.
+    pub kind: BackendKind,
+}
+
+/// What a memory backend is made of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum BackendKind {
+    /// `memory-backend-file`.
+    File {
+        /// `mem-path=`: a file, or a directory in which an unnamed file is made.
+        path: PathBuf,
+        /// `align=`: the mapping's alignment in bytes, a power of two.
+        align: Option<u64>,
+        /// `discard-data=`: the file's content need not be written back at the end.
+        discard_data: bool,
+    },
+    /// `memory-backend-memfd`.
+    Memfd {
+        /// `hugetlb=on`: the size of its pages.
+        hugetlb: Option<HugePages>,
+        /// `seal=`: the memfd cannot change its size.
+        seal: bool,
+    },
+    /// `memory-backend-ram`: anonymous memory.
+    Ram,
+    /// `memory-backend-shm`: an unnamed POSIX shared memory object.
+    Shm,
+}
+
+/// The size of huge pages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HugePages {
+    /// The system's default size.
+    Default,
+    /// This many bytes, a power of two.
+    Of(u64),
+}
+
+impl MemoryBackend {
+    /// The value of one `-object`.
+    pub(super) fn parse(text: &str) -> Result<Self, String> {
+        let mut pairs = Pairs::parse_or_json(text, "qom-type")?;
+        let name = pairs.require("qom-type")?;
+        if !KINDS.iter().any(|(known, _)| *known == name) {
+            let near = hint(&name, KINDS.map(|(known, _)| known));
+            return Err(format!("Object type '{name}' is not supported{near}"));
+        }
+        let owner = format!("{name}.");
+        for key in NOT_SUPPORTED {
+            if pairs.take(key).is_some() {
+                return Err(format!("Property '{owner}{key}' is not supported"));
+            }
+        }
+        // They are no help to someone who mistyped a name.
+        pairs.forget_known();
+        let id: Id = pairs.require("id")?.parse()?;
+        let size = pairs
+            .size("size")?
+            .filter(|size| *size > 0)
+            .ok_or("Parameter 'size' is missing")?;
+        let share = pairs.switch("share")?;
+        let prealloc = pairs.switch("prealloc")?.unwrap_or(false);
+        let (kind, share) = match name.as_str() {
+            "memory-backend-file" => (file(&mut pairs)?, share.unwrap_or(false)),
+            "memory-backend-memfd" => (memfd(&mut pairs)?, share.unwrap_or(true)),
+            "memory-backend-shm" if share == Some(false) => {
+                return Err("Property 'memory-backend-shm.share' must be on".to_owned());
+            }
+            "memory-backend-shm" => (BackendKind::Shm, true),
+            _ => (BackendKind::Ram, share.unwrap_or(false)),
+        };
+        pairs.finish(&owner)?;
+        let backend = Self {
+            id,
+            size,
+            share,
+            prealloc,
+            kind,
+        };
+        check_size(size, backend.page_size())?;
+        Ok(backend)
+    }
+
+    /// RAM of `size` bytes that no `-object` describes.
+    pub(super) fn implicit(size: u64, share: bool) -> Result<Self, String> {
+        check_size(size, PAGE)?;
+        let kind = match share {
+            true => BackendKind::Memfd {
+                hugetlb: None,
+                seal: true,
+            },
+            false => BackendKind::Ram,
+        };
+        Ok(Self {
+            id: IMPLICIT_RAM_ID.parse()?,
+            size,
+            share,
+            prealloc: false,
+            kind,
+        })
+    }
+
+    fn page_size(&self) -> u64 {
+        match self.kind {
+            BackendKind::Memfd {
+                hugetlb: Some(HugePages::Of(bytes)),
+                ..
+            } => bytes,
+            _ => PAGE,
+        }
+    }
+}
+
+fn check_size(size: u64, page: u64) -> Result<(), String> {
+    match size % page {
+        0 => Ok(()),
+        _ => Err(format!(
+            "Parameter 'size' must be a multiple of the page size, {page} bytes"
+        )),
+    }
+}
+
+fn file(pairs: &mut Pairs) -> Result<BackendKind, String> {
+    Ok(BackendKind::File {
+        path: pairs.require("mem-path")?.into(),
+        align: pairs
+            .size("align")?
+            .map(|align| page_sized("align", align))
+            .transpose()?,
+        discard_data: pairs.switch("discard-data")?.unwrap_or(false),
+    })
+}
+
+fn memfd(pairs: &mut Pairs) -> Result<BackendKind, String> {
+    let huge = pairs.switch("hugetlb")?.unwrap_or(false);
+    let hugetlb = match (huge, pairs.size("hugetlbsize")?) {
+        (false, Some(_)) => {
+            return Err("Parameter 'hugetlbsize' needs hugetlb=on".to_owned());
+        }
+        (false, None) => None,
+        (true, None) => Some(HugePages::Default),
+        (true, Some(size)) => Some(HugePages::Of(page_sized("hugetlbsize", size)?)),
+    };
+    Ok(BackendKind::Memfd {
+        hugetlb,
+        seal: pairs.switch("seal")?.unwrap_or(true),
+    })
+}
+
+/// A power of two of at least a page.
+fn page_sized(key: &str, size: u64) -> Result<u64, String> {
+    if size >= PAGE && size.is_power_of_two() {
+        return Ok(size);
+    }
+    Err(format!(
+        "Parameter '{key}' expects a power of two from {PAGE}"
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_kind_has_its_own_properties_and_defaults() {
+        let file = MemoryBackend::parse(
+            "memory-backend-file,id=ram0,size=4G,mem-path=/dev/shm/a,,b,share=on,align=2M,\
+             prealloc=on,discard-data=on",
+        );
+        assert_eq!(
+            file,
+            Ok(MemoryBackend {
+                id: "ram0".parse().unwrap(),
+                size: 4 << 30,
+                share: true,
+                prealloc: true,
+                kind: BackendKind::File {
+                    path: "/dev/shm/a,b".into(),
+                    align: Some(2 << 20),
+                    discard_data: true,
+                },
+            })
+        );
+        for (text, share, kind) in [
+            (
+                "memory-backend-memfd,id=m,size=1G",
+                true,
+                BackendKind::Memfd {
+                    hugetlb: None,
+                    seal: true,
+                },
+            ),
+            (
+                "memory-backend-memfd,id=m,size=1G,hugetlb=on,seal=off,share=off",
+                false,
+                BackendKind::Memfd {
+                    hugetlb: Some(HugePages::Default),
+                    seal: false,
+                },
+            ),
+            (
+                "memory-backend-memfd,id=m,size=1G,hugetlb=on,hugetlbsize=2M",
+                true,
+                BackendKind::Memfd {
+                    hugetlb: Some(HugePages::Of(2 << 20)),
+                    seal: true,
+                },
+            ),
+            ("memory-backend-ram,id=m,size=1G", false, BackendKind::Ram),
+            ("memory-backend-shm,id=m,size=1G", true, BackendKind::Shm),
+            (
+                r#"{"qom-type": "memory-backend-ram", "id": "m", "size": 1073741824, "share": true}"#,
+                true,
+                BackendKind::Ram,
+            ),
+        ] {
+            let backend = MemoryBackend::parse(text).unwrap();
+            assert_eq!((backend.share, backend.kind), (share, kind), "{text}");
+            assert_eq!(backend.size, 1 << 30);
+        }
+    }
+
+    #[test]
+    fn what_a_kind_does_not_have_is_refused() {
+        for (text, reason) in [
+            (
+                "memory-backend-mem,id=m,size=1G",
+                "Object type 'memory-backend-mem' is not supported; \
+                 did you mean 'memory-backend-memfd'?",
+            ),
+            (
+                "rng-random,id=r",
+                "Object type 'rng-random' is not supported",
+            ),
+            ("id=r", "Parameter 'qom-type' is missing"),
+            ("memory-backend-ram,size=1G", "Parameter 'id' is missing"),
+            ("memory-backend-ram,id=m", "Parameter 'size' is missing"),
+            (
+                "memory-backend-ram,id=m,size=4097",
+                "Parameter 'size' must be a multiple of the page size, 4096 bytes",
+            ),
+            (
+                "memory-backend-memfd,id=m,size=3M,hugetlb=on,hugetlbsize=2M",
+                "Parameter 'size' must be a multiple of the page size, 2097152 bytes",
+            ),
+            (
+                "memory-backend-memfd,id=m,size=2M,hugetlbsize=2M",
+                "Parameter 'hugetlbsize' needs hugetlb=on",
+            ),
+            (
+                "memory-backend-file,id=m,size=2M",
+                "Parameter 'mem-path' is missing",
+            ),
+            (
+                "memory-backend-file,id=m,size=2M,mem-path=a,align=3K",
+                "Parameter 'align' expects a power of two from 4096",
+            ),
+            (
+                "memory-backend-file,id=m,size=2M,mem-path=a,pmem=on",
+                "Property 'memory-backend-file.pmem' is not supported",
+            ),
+            (
+                "memory-backend-ram,id=m,size=2M,mem-path=a",
+                "Property 'memory-backend-ram.mem-path' not found",
+            ),
+            (
+                "memory-backend-ram,id=m,size=2M,shar=on",
+                "Property 'memory-backend-ram.shar' not found; did you mean 'share'?",
+            ),
+            (
+                "memory-backend-shm,id=m,size=2M,share=off",
+                "Property 'memory-backend-shm.share' must be on",
+            ),
+        ] {
+            assert_eq!(MemoryBackend::parse(text).unwrap_err(), reason, "{text}");
+        }
+    }
+}

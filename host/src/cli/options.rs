@@ -1,0 +1,81 @@
+//! What a command line asks for, checked.
+
+use std::path::PathBuf;
+
+use baton_migration::address::IncomingChannels;
+use baton_plugin_api::Drive;
+
+use super::chardev::Chardev;
+use super::device::DeviceOption;
+use super::machine::Machine;
+use super::object::MemoryBackend;
+use crate::monitor::MonitorAddress;
+
+/// What to do.
+#[derive(Debug)]
+pub enum Invocation {
+    /// Run a guest.
+    Run(Box<Options>),
+    /// `-device help` and `-device NAME,help`.
+    DeviceHelp {
+        /// The one device type to describe; all if there is none.
+        device: Option<String>,
+        /// The values of `-plugin`, whose device types are described.
+        plugins: Vec<PathBuf>,
+    },
+    /// `baton plugin info FILE`.
+    PluginInfo(PathBuf),
+    /// `-machine help`.
+    MachineHelp,
+    /// `-object help`.
+    ObjectHelp,
+    /// `-version`.
+    Version,
+    /// `-help`.
+    Help,
+}
+
+/// The guest to run and its surroundings.
+///
+/// Within each kind ids are unique, and everything that is named by an id is there, except by a
+/// property of a device: see [`Backends`](super::Backends).
+#[derive(Debug)]
+pub struct Options {
+    /// `-name`.
+    pub name: Option<String>,
+    /// `-machine`.
+    pub machine: Machine,
+    /// `-smp`: one socket of this many cores with one thread each.
+    pub cpus: u32,
+    /// The guest's RAM: the backend that `-machine memory-backend=` names, or an implicit one.
+    pub memory: MemoryBackend,
+    /// `-kernel` and what goes with it; only a target may be without.
+    pub kernel: Option<Kernel>,
+    /// The machine's own devices, then `-device` in the order said, then those of `if=virtio`.
+    pub devices: Vec<DeviceOption>,
+    /// `-drive`.
+    pub drives: Vec<Drive>,
+    /// `-chardev` and those that `-serial` makes.
+    pub chardevs: Vec<Chardev>,
+    /// `-plugin`: files and directories, in the order said.
+    pub plugins: Vec<PathBuf>,
+    /// `-qmp`.
+    pub monitors: Vec<MonitorAddress>,
+    /// `-incoming`, if it was said.
+    pub incoming: Option<IncomingChannels>,
+    /// `-S`: do not start the guest.
+    pub paused: bool,
+    /// `-no-reboot`: a guest's reset ends the process.
+    pub no_reboot: bool,
+}
+
+/// What the guest boots.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Kernel {
+    /// `-kernel`.
+    pub path: PathBuf,
+    /// `-initrd`.
+    pub initrd: Option<PathBuf>,
+    /// `-append`: the kernel's command line, maybe empty.
+    pub append: String,
+}

@@ -1,0 +1,374 @@
+//! Whole command lines.
+
+use baton_migration::address::{MigrationAddress, SocketAddress};
+
+use super::*;
+use crate::monitor::MonitorAddress;
+
+fn invocation(arguments: &[&str]) -> Result<Invocation, String> {
+    parse(arguments.iter().map(OsString::from)).map_err(|error| error.to_string())
+}
+
+fn run(arguments: &[&str]) -> Result<Options, String> {
+    let kernel = ["-kernel", "k"];
+    match invocation(&[&kernel, arguments].concat())? {
+        Invocation::Run(options) => Ok(*options),
+        other => panic!("{other:?}"),
+    }
+}
+
+fn devices(options: &Options) -> Vec<String> {
+    let text = |device: &DeviceOption| {
+        let properties = device.properties.iter().map(|(k, v)| format!(",{k}={v}"));
+        format!("{}{}", device.driver, properties.collect::<String>())
+    };
+    options.devices.iter().map(text).collect()
+}
+
+#[test]
+fn nothing_but_a_kernel_makes_a_machine_that_can_be_handed_over() {
+    let options = run(&[]).unwrap();
+    assert_eq!(options.cpus, 1);
+    assert_eq!(options.memory.id.as_str(), IMPLICIT_RAM_ID);
+    assert_eq!(
+        (options.memory.size, options.memory.share),
+        (128 << 20, true)
+    );
+    assert_eq!(
+        devices(&options),
+        ["mc146818rtc", "isa-serial,chardev=serial0"]
+    );
+    assert_eq!(options.chardevs[0].backend, ChardevBackend::Stdio);
+    assert!(options.incoming.is_none() && !options.paused && !options.no_reboot);
+}
+
+#[test]
+fn the_document_of_cpr_works_as_printed() {
+    let machine = [
+        "-object",
+        "memory-backend-file,id=ram0,size=4G,mem-path=/dev/shm/ram0,share=on",
+        "-m",
+        "4G",
+        "-machine",
+        "memory-backend=ram0",
+        "-machine",
+        "aux-ram-share=on",
+    ];
+    let outgoing = run(&[&["-qmp", "stdio"], &machine[..]].concat()).unwrap();
+    assert_eq!(outgoing.monitors, [MonitorAddress::Stdio]);
+    assert_eq!(outgoing.memory.id.as_str(), "ram0");
+    assert!(matches!(outgoing.memory.kind, BackendKind::File { .. }));
+    // The monitor has stdio, so that the serial line leads nowhere.
+    assert_eq!(outgoing.chardevs[0].backend, ChardevBackend::Null);
+
+    let cpr = r#"{"channel-type": "cpr",
+                  "addr": { "transport": "socket",
+                  "type": "unix", "path": "cpr.sock"}}"#;
+    let channels = ["-incoming", "tcp:0:44444", "-incoming", cpr];
+    let incoming = run(&[&machine[..], &channels].concat()).unwrap();
+    let incoming = incoming.incoming.unwrap();
+    let unix = SocketAddress::Unix {
+        path: "cpr.sock".into(),
+    };
+    assert_eq!(incoming.cpr, Some(unix));
+    let Some(MigrationAddress::Socket(main)) = incoming.main else {
+        panic!()
+    };
+    assert_eq!(main.to_string(), "tcp:0:44444");
+
+    let dotted = "cpr,addr.transport=socket,addr.type=unix,addr.path=cpr.sock";
+    let deferred = run(&["-incoming", "defer", "-incoming", dotted]).unwrap();
+    assert!(deferred.incoming.unwrap().defer);
+}
+
+#[test]
+fn a_whole_command_line_is_understood() {
+    let options = run(&[
+        "-nodefaults",
+        "-no-user-config",
+        "-nographic",
+        "-enable-kvm",
+        "-display",
+        "none",
+        "-monitor",
+        "none",
+        "-cpu",
+        "host",
+        "-accel",
+        "kvm",
+        "-name",
+        "guest=vm,debug-threads=on",
+        "-smp",
+        "2",
+        "-m",
+        "256",
+        "-initrd",
+        "i",
+        "-append",
+        "console=ttyS0 -x",
+        "-S",
+        "-no-reboot",
+        "-plugin",
+        "a.so",
+        "-plugin",
+        "dir",
+        "-chardev",
+        "file,id=log,path=/log",
+        "-serial",
+        "chardev:log",
+        "-drive",
+        "if=none,id=d0,file=/a",
+        "-drive",
+        "if=virtio,file=/b",
+        "-device",
+        "virtio-blk-pci,drive=d0,id=x",
+        "-device",
+        "virtio-rng-pci,id=y",
+        "-qmp",
+        "unix:/q,server,nowait",
+    ])
+    .unwrap();
+    assert_eq!(options.name.as_deref(), Some("vm"));
+    assert_eq!((options.cpus, options.memory.size), (2, 256 << 20));
+    assert_eq!(
+        options.kernel,
+        Some(Kernel {
+            path: "k".into(),
+            initrd: Some("i".into()),
+            append: "console=ttyS0 -x".into()
+        })
+    );
+    assert_eq!(
+        options.plugins,
+        ["a.so", "dir"].map(std::path::PathBuf::from)
+    );
+    assert_eq!(
+        devices(&options),
+        [
+            "mc146818rtc",
+            "isa-serial,chardev=log",
+            "virtio-blk-pci,drive=d0",
+            "virtio-rng-pci",
+            "virtio-blk-pci,drive=virtio1",
+        ]
+    );
+    assert!(options.paused && options.no_reboot);
+}
+
+#[test]
+fn nodefaults_leaves_the_clock_only() {
+    let options = run(&["-nodefaults"]).unwrap();
+    assert_eq!(devices(&options), ["mc146818rtc"]);
+    assert!(options.chardevs.is_empty());
+}
+
+#[test]
+fn a_device_that_was_said_replaces_the_default_one() {
+    let options = run(&[
+        "-chardev",
+        "null,id=c",
+        "-device",
+        "isa-serial,chardev=c",
+        "-device",
+        "mc146818rtc",
+    ])
+    .unwrap();
+    assert_eq!(devices(&options), ["isa-serial,chardev=c", "mc146818rtc"]);
+    assert_eq!(
+        devices(&run(&["-serial", "none"]).unwrap()),
+        ["mc146818rtc"]
+    );
+}
+
+#[test]
+fn serial_lines_are_numbered() {
+    let options = run(&["-serial", "file:/a", "-serial", "null"]).unwrap();
+    assert_eq!(
+        devices(&options)[1..],
+        ["isa-serial,chardev=serial0", "isa-serial,chardev=serial1"]
+    );
+    assert_eq!(options.devices[1].origin, "-serial file:/a");
+}
+
+#[test]
+fn memory_without_a_backend_is_private_if_that_is_asked_for() {
+    let options = run(&["-machine", "aux-ram-share=off"]).unwrap();
+    assert_eq!(options.memory.kind, BackendKind::Ram);
+    assert!(!options.memory.share);
+}
+
+#[test]
+fn the_size_of_the_memory_may_come_from_its_backend() {
+    let object = "memory-backend-memfd,id=r,size=1G";
+    let options = run(&["-object", object, "-machine", "memory-backend=r"]).unwrap();
+    assert_eq!(options.memory.size, 1 << 30);
+}
+
+#[test]
+fn a_target_needs_no_kernel() {
+    let found = invocation(&["-incoming", "unix:/a"]).unwrap();
+    assert!(matches!(found, Invocation::Run(options) if options.kernel.is_none()));
+}
+
+#[test]
+fn help_is_given_without_a_guest() {
+    let all = |arguments: &[&str]| format!("{:?}", invocation(arguments).unwrap());
+    for (arguments, expected) in [
+        (&["-h"][..], "Help"),
+        (&["--help"], "Help"),
+        (&["-version"], "Version"),
+        (&["-machine", "help"], "MachineHelp"),
+        (&["-object", "memory-backend-file,help"], "ObjectHelp"),
+        (&["plugin", "info", "a.so"], "PluginInfo(\"a.so\")"),
+        (
+            &["-device", "help", "-plugin", "a.so"],
+            "DeviceHelp { device: None, plugins: [\"a.so\"] }",
+        ),
+        (
+            &["-device", "virtio-blk-pci,help"],
+            "DeviceHelp { device: Some(\"virtio-blk-pci\"), plugins: [] }",
+        ),
+    ] {
+        assert_eq!(all(arguments), expected);
+    }
+}
+
+#[test]
+fn every_refusal_is_one_line_that_names_the_option() {
+    for (arguments, text) in [
+        (
+            &["-m", "4Q"][..],
+            "-m 4Q: Parameter 'size' expects a size, such as 512M or 4G",
+        ),
+        (
+            &["-m", "1G\n"],
+            "-m 1G\\n: Parameter 'size' expects a size, such as 512M or 4G",
+        ),
+        (
+            &["-smp", "2,threads=2"],
+            "-smp 2,threads=2: sockets=1,cores=2,threads=2 is not supported; \
+             use sockets=1,cores=2,threads=1",
+        ),
+        (
+            &["-machine", "q35"],
+            "-machine q35: Machine type 'q35' is not supported; see -machine help",
+        ),
+        (
+            &["-machine", "memory-backend=ram1"],
+            "-machine memory-backend=ram1: Memory backend 'ram1' not found; \
+             add an -object with that id",
+        ),
+        (
+            &["-object", "memory-backend-ram,id=r,size=1G"],
+            "-object id=r: Nothing uses memory backend 'r'; say -machine memory-backend=r",
+        ),
+        (
+            &[
+                "-object",
+                "memory-backend-ram,id=r,size=1G",
+                "-machine",
+                "memory-backend=r",
+                "-m",
+                "2G",
+            ],
+            "-m 2G: Machine memory size does not match the size of the memory backend: \
+             2147483648 and 1073741824 bytes",
+        ),
+        (
+            &["-accel", "tcg"],
+            "-accel tcg: Accelerator 'tcg' is not supported; use kvm",
+        ),
+        (
+            &["-cpu", "max"],
+            "-cpu max: CPU model 'max' is not supported; use host",
+        ),
+        (
+            &["-display", "gtk"],
+            "-display gtk: Display 'gtk' is not supported; use none",
+        ),
+        (
+            &["-monitor", "stdio"],
+            "-monitor stdio: There is no monitor for people; use -qmp, or -monitor none",
+        ),
+        (
+            &["-name", "a,debug-threads=off"],
+            "-name a,debug-threads=off: Parameter 'debug-threads' must be on: \
+             threads always have names",
+        ),
+        (
+            &["-name", "a,process=b"],
+            "-name a,process=b: Property 'name.process' not found",
+        ),
+        (
+            &["-serial", "none", "-serial", "null"],
+            "-serial none: there is another -serial; leave one of them out",
+        ),
+        (
+            &["-serial", "stdio", "-qmp", "stdio"],
+            "stdio: character device 'serial0' and -qmp stdio cannot both use it; \
+             connect one to something else",
+        ),
+        (
+            &["-chardev", "null,id=serial0", "-serial", "null"],
+            "-chardev id=serial0: Duplicate ID 'serial0' for chardev; give each one its own",
+        ),
+        (
+            &[
+                "-drive",
+                "if=none,id=d,file=a",
+                "-drive",
+                "if=none,id=d,file=b",
+            ],
+            "-drive id=d: Duplicate ID 'd' for drive; give each one its own",
+        ),
+        (
+            &["-device", "a,id=d", "-device", "b,id=d"],
+            "-device id=d: Duplicate ID 'd' for device; give each one its own",
+        ),
+        (
+            &["-drive", "if=ide,file=a"],
+            "-drive if=ide,file=a: Interface 'ide' is not supported; \
+             use if=none with a -device, or if=virtio",
+        ),
+        (
+            &["-incoming", "foo:bar"],
+            "-incoming foo:bar: unknown migration protocol: foo:bar",
+        ),
+        (
+            &[
+                "-incoming",
+                "cpr,addr.transport=socket,addr.type=unix,addr.path=c",
+            ],
+            "-incoming cpr,addr.transport=socket,addr.type=unix,addr.path=c: \
+             Channel list has no main entry",
+        ),
+        (
+            &[
+                "-incoming",
+                "cpr,addr.transport=socket,addr.type=inet,addr.host=a,addr.port=1",
+            ],
+            "-incoming cpr,addr.transport=socket,addr.type=inet,addr.host=a,addr.port=1: \
+             bad cpr channel socket type; must be unix",
+        ),
+        (&["-vga", "none"], "-vga: invalid option; see -help"),
+        (&["-qmp"], "-qmp: requires an argument"),
+    ] {
+        assert_eq!(run(arguments).unwrap_err(), text);
+    }
+}
+
+#[test]
+fn a_kernel_is_needed_for_what_goes_with_it() {
+    for (arguments, text) in [
+        (
+            &[][..],
+            "-kernel: nothing to boot; there is no firmware, so say -kernel FILE",
+        ),
+        (&["-append", "x"], "-append x: only allowed with -kernel"),
+        (&["-initrd", "x"], "-initrd x: only allowed with -kernel"),
+        (&["plugin", "inof"], "plugin: write baton plugin info FILE"),
+        (&["plugin"], "plugin: write baton plugin info FILE"),
+    ] {
+        assert_eq!(invocation(arguments).unwrap_err(), text);
+    }
+}

@@ -1,0 +1,126 @@
+//! The monitor's commands, carried out on the VM.
+
+use std::sync::Arc;
+
+use baton_migration::Mode;
+use baton_migration::error_chain;
+use serde_json::{Value, json};
+
+use crate::handover;
+use crate::machine::events::MachineEvent;
+use crate::monitor::{Command, Control, QmpError};
+use crate::vm::Vm;
+
+/// A VM as the monitor sees it.
+pub struct VmControl(pub Arc<Vm>);
+
+impl Control for VmControl {
+    fn execute(&self, command: Command) -> Result<Value, QmpError> {
+        let vm = &self.0;
+        match command {
+            Command::QueryStatus => {
+                let runstate = vm.state().runstate;
+                Ok(json!({ "status": runstate.as_str(), "running": runstate.is_running() }))
+            }
+            Command::Stop => done(vm.stop()),
+            Command::Cont => done(vm.cont()),
+            Command::Quit => {
+                // The main thread lives until it hears this.
+                let _ = vm.requests.send(MachineEvent::Quit { cause: "host-qmp-quit" });
+                Ok(json!({}))
+            }
+            Command::SystemReset => done(vm.reset(false)),
+            Command::SystemPowerdown => done(vm.power_button()),
+            Command::QueryName => Ok(match &vm.options.name {
+                Some(name) => json!({ "name": name }),
+                None => json!({}),
+            }),
+            Command::QueryKvm => Ok(json!({ "enabled": true, "present": true })),
+            Command::QueryDevices => Ok(devices(vm)),
+            Command::QueryPlugins => Ok(plugins(vm)),
+            Command::Migrate { uri, channels, .. } => {
+                done(handover::migrate(vm, uri.as_deref(), channels.as_deref()))
+            }
+            Command::MigrateCancel => {
+                vm.tracker.cancel();
+                Ok(json!({}))
+            }
+            Command::MigrateIncoming { uri, channels, exit_on_error } => done(handover::incoming(
+                vm,
+                uri.as_deref(),
+                channels.as_deref(),
+                exit_on_error.unwrap_or(true),
+            )),
+            Command::MigrateSetParameters { mode } => set_parameters(vm, mode),
+            Command::QueryMigrateParameters => {
+                Ok(json!({ "mode": vm.state().mode.as_str() }))
+            }
+            Command::QueryMigrate => query_migrate(vm),
+        }
+    }
+}
+
+fn done(result: Result<(), baton_migration::HostError>) -> Result<Value, QmpError> {
+    match result {
+        Ok(()) => Ok(json!({})),
+        Err(e) => Err(QmpError::generic(error_chain(&*e))),
+    }
+}
+
+fn set_parameters(vm: &Vm, mode: Option<Mode>) -> Result<Value, QmpError> {
+    let mut state = vm.state();
+    if state.migrating {
+        return Err(QmpError::generic("There's a migration process in progress"));
+    }
+    if let Some(mode) = mode {
+        state.mode = mode;
+    }
+    Ok(json!({}))
+}
+
+fn query_migrate(vm: &Vm) -> Result<Value, QmpError> {
+    let mut info = vm.tracker.info();
+    let state = vm.state();
+    if let Some(machine) = &state.machine {
+        let mode = state.mode;
+        let failures = machine.failures();
+        let devices = machine.devices().iter().flat_map(|d| d.blockers(mode, failures));
+        let reasons = vm.blockers.reasons(mode, devices);
+        info.blocked_reasons = reasons;
+    }
+    serde_json::to_value(info).map_err(|e| QmpError::generic(e.to_string()))
+}
+
+fn devices(vm: &Vm) -> Value {
+    let state = vm.state();
+    let Some(machine) = &state.machine else { return json!([]) };
+    let row = |device: &crate::machine::MachineDevice| {
+        let mut row = json!({
+            "id": device.id(),
+            "driver": device.device_type().name,
+            "bus": device.device_type().bus.as_str(),
+            "address": device.place(),
+            "failed": false,
+        });
+        if let Some(reason) = machine.failures().get(device.id()) {
+            row["failed"] = true.into();
+            row["reason"] = reason.into();
+        }
+        row
+    };
+    machine.devices().iter().map(row).collect()
+}
+
+fn plugins(vm: &Vm) -> Value {
+    let row = |plugin: &crate::plugin::Plugin| {
+        json!({
+            "file": plugin.path.display().to_string(),
+            "name": plugin.descriptor.name,
+            "version": plugin.descriptor.version,
+            "abi": format!("{}.{}", plugin.magic.abi_major, plugin.magic.abi_minor),
+            "api-version": plugin.magic.api_version(),
+            "devices": plugin.descriptor.devices.iter().map(|d| &d.name).collect::<Vec<_>>(),
+        })
+    };
+    vm.registry.plugins().iter().map(row).collect()
+}

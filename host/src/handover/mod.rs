@@ -1,0 +1,117 @@
+//! The VM's two sides of a live update; the order of events is the migration crate's.
+
+mod source;
+mod target;
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use baton_migration::address::{IncomingChannels, MigrationChannel, TransferChannels};
+use baton_migration::handover::{SourceHandover, SourceOptions, Timeouts};
+use baton_migration::{HostError, Mode};
+
+use crate::fd::adopt_listed;
+use crate::runstate::RunState;
+use crate::vm::Vm;
+
+pub use target::{receive, run};
+
+/// This program, as it names itself in a stream.
+fn producer() -> String {
+    format!("baton {}", env!("CARGO_PKG_VERSION"))
+}
+
+/// An `fd:` address names a descriptor by its number; it stays the caller's, who may use it again.
+fn resolve_fd(name: &str) -> Result<OwnedFd, HostError> {
+    adopt_listed(name)
+}
+
+/// The QMP command `migrate`. Returns once the target has been reached; the rest goes on in a
+/// thread of its own while the guest runs.
+pub fn migrate(
+    vm: &Arc<Vm>,
+    uri: Option<&str>,
+    channels: Option<&[MigrationChannel]>,
+) -> Result<(), HostError> {
+    let mode = {
+        let mut state = vm.state();
+        if state.migrating {
+            return Err("There's a migration process in progress".into());
+        }
+        match state.runstate {
+            RunState::InMigrate => return Err("Guest is waiting for an incoming migration".into()),
+            RunState::PostMigrate => {
+                return Err(
+                    "Can't migrate the vm that was paused due to previous migration".into()
+                );
+            }
+            RunState::Shutdown | RunState::InternalError | RunState::FinishMigrate => {
+                return Err(format!(
+                    "The guest cannot be migrated in runstate '{}'; reset it first",
+                    state.runstate.as_str()
+                )
+                .into());
+            }
+            RunState::Prelaunch | RunState::Running | RunState::Paused => {}
+        }
+        if state.mode != Mode::CprTransfer {
+            return Err(format!(
+                "Migration mode '{}' is not in this Baton; set mode to 'cpr-transfer' with \
+                 migrate-set-parameters",
+                state.mode
+            )
+            .into());
+        }
+        state.migrating = true;
+        state.mode
+    };
+    let mut host = source::Source::new(Arc::clone(vm), mode);
+    let begun = TransferChannels::from_arguments(uri, channels).map_err(HostError::from).and_then(
+        |channels| {
+            let options = SourceOptions {
+                mode,
+                channels,
+                producer: producer(),
+                tracker: Arc::clone(&vm.tracker),
+                blockers: &vm.blockers,
+                timeouts: Timeouts::default(),
+                resolve_fd: &resolve_fd,
+            };
+            SourceHandover::begin(options, &mut host).map_err(HostError::from)
+        },
+    );
+    let handover = match begun {
+        Ok(handover) => handover,
+        Err(e) => {
+            vm.state().migrating = false;
+            return Err(e);
+        }
+    };
+    let vm = Arc::clone(vm);
+    let thread = std::thread::Builder::new().name("migration".into()).spawn(move || {
+        let outcome = handover.run(&mut host);
+        tracing::info!("the migration has ended: {outcome:?}");
+        vm.state().migrating = false;
+    });
+    thread.map(|_| ()).map_err(|e| format!("Cannot start a thread: {e}").into())
+}
+
+/// The QMP command `migrate-incoming`.
+pub fn incoming(
+    vm: &Arc<Vm>,
+    uri: Option<&str>,
+    channels: Option<&[MigrationChannel]>,
+    exit_on_error: bool,
+) -> Result<(), HostError> {
+    if vm.options.incoming.is_none() {
+        return Err("'-incoming' was not specified on the command line".into());
+    }
+    let main = IncomingChannels::deferred_main(uri, channels)?;
+    let handover =
+        vm.state().deferred.take().ok_or("The incoming migration has already been started")?;
+    let vm = Arc::clone(vm);
+    let thread = std::thread::Builder::new()
+        .name("incoming".into())
+        .spawn(move || run(&vm, handover, &main, exit_on_error));
+    thread.map(|_| ()).map_err(|e| format!("Cannot start a thread: {e}").into())
+}

@@ -1,0 +1,111 @@
+//! The side the guest leaves.
+
+use std::sync::Arc;
+
+use baton_migration::blockers::OwnedBlocker;
+use baton_migration::claim::Reclaimed;
+use baton_migration::fingerprint::MachineFingerprint;
+use baton_migration::handover::{OutgoingFd, SourceHost};
+use baton_migration::stream::SectionWriter;
+use baton_migration::{HostError, MigrationEvent, Mode};
+
+use crate::machine::{GlobalState, Machine};
+use crate::runstate::RunState;
+use crate::vm::Vm;
+
+/// The VM as the source of a handover.
+pub(super) struct Source {
+    vm: Arc<Vm>,
+    mode: Mode,
+    /// What the guest was doing before the blackout.
+    before: RunState,
+}
+
+impl Source {
+    pub(super) fn new(vm: Arc<Vm>, mode: Mode) -> Self {
+        Self { vm, mode, before: RunState::Paused }
+    }
+
+    fn machine<T>(&self, f: impl FnOnce(&Machine) -> T) -> Result<T, HostError> {
+        let state = self.vm.state();
+        state.machine.as_ref().map(f).ok_or_else(|| "There is no machine to migrate".into())
+    }
+}
+
+impl SourceHost for Source {
+    fn device_blockers(&mut self, mode: Mode) -> Vec<OwnedBlocker> {
+        let all = self.machine(|machine| {
+            let failures = machine.failures();
+            machine.devices().iter().flat_map(|d| d.blockers(mode, failures)).collect()
+        });
+        all.unwrap_or_default()
+    }
+
+    fn fingerprint(&mut self) -> MachineFingerprint {
+        self.machine(|machine| machine.fingerprint().clone()).unwrap_or_default()
+    }
+
+    fn notify(&mut self, event: MigrationEvent) -> Result<(), HostError> {
+        self.machine(|machine| {
+            machine.devices().iter().try_for_each(|device| device.notify(event))
+        })?
+        .map_err(HostError::from)
+    }
+
+    fn fds(&mut self) -> Result<Vec<OutgoingFd>, HostError> {
+        let mode = self.mode;
+        self.machine(|machine| machine.fds(mode))?
+    }
+
+    fn preview(&mut self, out: &mut SectionWriter<'_>) -> Result<(), HostError> {
+        crate::memory::warm_program();
+        self.machine(|machine| machine.preview(out))?
+    }
+
+    fn stop_and_quiesce(&mut self) -> Result<(), HostError> {
+        let mut state = self.vm.state();
+        self.before = state.runstate;
+        if matches!(state.runstate, RunState::Shutdown | RunState::InternalError) {
+            return Err("The guest has ended meanwhile".into());
+        }
+        let running = state.runstate.is_running();
+        state.runstate = RunState::FinishMigrate;
+        if running {
+            self.vm.events.emit("STOP", None);
+            let machine = state.machine.as_mut().ok_or("There is no machine to migrate")?;
+            machine.stop(true)?;
+        }
+        Ok(())
+    }
+
+    fn save(&mut self, out: &mut SectionWriter<'_>) -> Result<(), HostError> {
+        let runstate = self.before.as_str().to_owned();
+        self.machine(|machine| machine.save(&GlobalState { runstate }, out))?
+    }
+
+    fn resume(&mut self, _proof: Reclaimed) {
+        let mut state = self.vm.state();
+        if state.runstate != RunState::FinishMigrate {
+            return;
+        }
+        if !self.before.is_running() {
+            state.runstate = self.before;
+            return;
+        }
+        state.runstate = RunState::Paused;
+        if let Err(e) = self.vm.run(&mut state) {
+            tracing::error!("the guest cannot be resumed: {e}");
+            state.runstate = RunState::InternalError;
+        }
+    }
+
+    fn postmigrate(&mut self) {
+        let machine = {
+            let mut state = self.vm.state();
+            state.runstate = RunState::PostMigrate;
+            state.machine.take()
+        };
+        // Unmapping much memory takes a while; nobody needs to wait for it.
+        drop(machine);
+    }
+}

@@ -1,0 +1,144 @@
+//! The side the guest comes to.
+
+use std::sync::Arc;
+
+use baton_migration::address::SocketAddress;
+use baton_migration::channel::{Endpoint, Listener};
+use baton_migration::claim::{Started, TargetClaim};
+use baton_migration::fds::FdTable;
+use baton_migration::fingerprint::MachineFingerprint;
+use baton_migration::handover::{
+    StartError, TargetHandover, TargetHost, TargetOptions, TargetOutcome, Timeouts,
+};
+use baton_migration::stream::StateImage;
+use baton_migration::{HostError, error_chain};
+
+use super::resolve_fd;
+use crate::machine::Machine;
+use crate::machine::events::MachineEvent;
+use crate::runstate::RunState;
+use crate::vm::Vm;
+
+/// The VM as the target of a handover.
+struct Target {
+    vm: Arc<Vm>,
+    /// Built here, and the VM's once the guest is.
+    machine: Option<Machine>,
+    /// Whether the guest ran in the source.
+    ran: bool,
+}
+
+/// Waits for a source on the cpr channel, and builds the machine it describes. The guest runs in
+/// the source meanwhile.
+pub fn receive(vm: &Arc<Vm>, cpr: &SocketAddress) -> Result<TargetHandover, HostError> {
+    let listener = Listener::bind(Endpoint::resolve(cpr, &resolve_fd)?)?;
+    let options =
+        TargetOptions { tracker: Arc::clone(&vm.tracker), timeouts: Timeouts::default() };
+    let mut host = Target { vm: Arc::clone(vm), machine: None, ran: false };
+    let handover = TargetHandover::receive(listener, options, &mut host)?;
+    // `run` makes its own `Target` around the machine.
+    vm.state().machine = host.machine.take();
+    Ok(handover)
+}
+
+/// Opens the main channel and takes the guest. If it does not come the process is asked to end,
+/// unless the operator wanted otherwise.
+pub fn run(vm: &Arc<Vm>, handover: TargetHandover, main: &SocketAddress, exit_on_error: bool) {
+    let machine = {
+        let mut state = vm.state();
+        state.migrating = true;
+        state.machine.take()
+    };
+    let mut host = Target { vm: Arc::clone(vm), machine, ran: false };
+    let outcome = match Endpoint::resolve(main, &resolve_fd) {
+        Ok(main) => handover.run(main, &mut host),
+        Err(e) => {
+            let reason = error_chain(&e);
+            handover.abandon(&reason, &mut host);
+            TargetOutcome::Abandoned { reason }
+        }
+    };
+    vm.state().migrating = false;
+    match outcome {
+        TargetOutcome::Running => {}
+        TargetOutcome::Abandoned { reason } | TargetOutcome::Lost { reason } => {
+            if exit_on_error {
+                // The main thread lives until it hears this.
+                let _ = vm.requests.send(MachineEvent::Abandoned(reason));
+            } else {
+                tracing::error!("the guest did not come: {reason}");
+            }
+        }
+    }
+}
+
+impl Target {
+    fn built(&self) -> Result<&Machine, HostError> {
+        self.machine.as_ref().ok_or_else(|| "The machine is not built".into())
+    }
+}
+
+impl TargetHost for Target {
+    fn fingerprint(&mut self) -> Result<MachineFingerprint, HostError> {
+        Machine::expected_fingerprint(&self.vm.options)
+    }
+
+    fn prepare(&mut self, fds: &Arc<FdTable>, preview: StateImage) -> Result<(), HostError> {
+        let vm = &self.vm;
+        let machine = Machine::build(&vm.options, &vm.registry, Some(fds), &vm.requests)?;
+        machine.warm_up(preview)?;
+        machine.warm_ram();
+        crate::memory::warm_program();
+        self.machine = Some(machine);
+        Ok(())
+    }
+
+    fn load(&mut self, state: &mut StateImage) -> Result<(), HostError> {
+        let global = self.built()?.load(state)?;
+        self.ran = match global.runstate.as_str() {
+            "running" => true,
+            "paused" | "prelaunch" => false,
+            other => return Err(format!("The source was in runstate '{other}'").into()),
+        };
+        state.all_taken()?;
+        Ok(())
+    }
+
+    fn start(&mut self, claim: TargetClaim) -> Result<Started, StartError> {
+        let vm = Arc::clone(&self.vm);
+        let mut state = vm.state();
+        let runs = self.ran && state.autostart;
+        let machine = self
+            .machine
+            .take()
+            .ok_or_else(|| StartError::Host("The machine is not built".into()))?;
+        let started = match claim.start() {
+            Ok(started) => started,
+            Err(e) => {
+                self.machine = Some(machine);
+                return Err(e.into());
+            }
+        };
+        let result = if runs { machine.start() } else { Ok(()) };
+        state.machine = Some(machine);
+        match result {
+            Ok(()) => {
+                state.runstate = if runs { RunState::Running } else { RunState::Paused };
+                if runs {
+                    vm.events.emit("RESUME", None);
+                }
+                Ok(started)
+            }
+            Err(e) => {
+                state.runstate = RunState::InternalError;
+                Err(StartError::Host(e))
+            }
+        }
+    }
+
+    fn abandon(&mut self, reason: &str) {
+        tracing::debug!("the guest does not come: {reason}");
+        self.machine = None;
+        self.vm.state().machine = None;
+    }
+}

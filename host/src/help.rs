@@ -1,0 +1,52 @@
+//! The answers that need plugins but no guest: `-device help` and `plugin info`.
+
+use std::path::{Path, PathBuf};
+
+use baton_migration::HostError;
+
+use crate::cli;
+use crate::plugin::{Plugin, Registry};
+
+/// `-device help`, or `-device NAME,help`.
+pub(crate) fn devices(device: Option<&str>, plugins: &[PathBuf]) -> Result<String, HostError> {
+    let registry = Registry::load(plugins)?;
+    Ok(match device {
+        Some(name) => cli::help::device(registry.device(name)?.1),
+        None => cli::help::devices(registry.devices().map(|(_, device_type)| device_type)),
+    })
+}
+
+/// `baton plugin info FILE`.
+pub(crate) fn plugin(file: &Path) -> Result<String, HostError> {
+    use std::fmt::Write as _;
+    let plugin = Plugin::load(file)?;
+    let (magic, descriptor) = (&plugin.magic, &plugin.descriptor);
+    let mut out = String::new();
+    writeln!(out, "file: {}", file.display())?;
+    writeln!(out, "name: {}", descriptor.name)?;
+    writeln!(out, "version: {}", descriptor.version)?;
+    writeln!(out, "description: {}", descriptor.description)?;
+    writeln!(out, "abi: {}.{}", magic.abi_major, magic.abi_minor)?;
+    writeln!(out, "api crate: {}", magic.api_version())?;
+    for device in &descriptor.devices {
+        writeln!(out, "\ndevice: {} ({})", device.name, device.bus.as_str())?;
+        writeln!(out, "  {}", device.description)?;
+        for p in &device.properties {
+            let default = p.default.as_ref().map(|d| format!(", default {d}")).unwrap_or_default();
+            let required = if p.required { ", required" } else { "" };
+            writeln!(out, "  property {} {}{default}{required}: {}", p.name, p.kind.describe(), p.help)?;
+        }
+        for s in &device.sections {
+            writeln!(out, "  section {} version {}, loads from {}", s.name, s.version, s.minimum_version)?;
+        }
+        for fd in &device.fds {
+            let modes: Vec<_> = fd.modes.iter().map(|m| m.as_str()).collect();
+            writeln!(out, "  descriptor {} in {}: {}", fd.name, modes.join(", "), fd.help)?;
+        }
+        for b in &device.blockers {
+            let modes: Vec<_> = b.modes.iter().map(|m| m.as_str()).collect();
+            writeln!(out, "  blocks {}: {} ({})", modes.join(", "), b.reason, b.remedy)?;
+        }
+    }
+    Ok(out)
+}

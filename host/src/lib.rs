@@ -1,0 +1,25 @@
+//! Baton: a virtual machine monitor for Linux/KVM whose process can be replaced under a running
+//! guest.
+//!
+//! The binary is a thin wrapper around [`run`]; the modules are a library so that tests can use
+//! them.
+#![deny(unsafe_code)]
+
+pub mod cli;
+pub mod machine;
+pub mod memory;
+pub mod monitor;
+pub mod plugin;
+pub mod vcpu;
+
+mod chardev;
+mod control;
+mod fd;
+mod handover;
+mod help;
+mod log;
+mod process;
+mod runstate;
+mod vm;
+
+pub use process::run;

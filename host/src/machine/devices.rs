@@ -1,0 +1,255 @@
+//! The devices of a machine, whatever their bus: created from the command line, and asked the same
+//! questions by everyone else.
+
+use std::sync::Arc;
+
+use baton_migration::fds::{FdKey, FdTable};
+use baton_migration::blockers::OwnedBlocker;
+use baton_migration::handover::OutgoingFd;
+use baton_migration::stream::{SectionWriter, StateImage, section_name};
+use baton_migration::{HostError, MigrationEvent, Mode};
+use baton_plugin_api::bus::{AcpiDevice, Region};
+use baton_plugin_api::{Blocker, BusClass, Config, DeviceType, Result, Section};
+
+use super::pci::{PciAddress, PciBus, PluggedPci};
+use super::platform::PlatformDevice;
+use super::virtio::{PreparedVirtio, Surroundings, VirtioPci};
+use crate::chardev::Chardevs;
+use crate::fd::duplicate;
+use crate::plugin::{Bridge, Failures, PluggedDevice, Plugin};
+
+/// A device in its place.
+pub struct MachineDevice {
+    id: String,
+    device_type: DeviceType,
+    /// Where it sits, for people.
+    place: String,
+    kind: Kind,
+}
+
+enum Kind {
+    Platform(Arc<PlatformDevice>),
+    Virtio(Arc<VirtioPci>),
+    Pci(Arc<PluggedPci>),
+}
+
+/// What a device is created with.
+pub struct Creation<'a> {
+    /// Its plugin and type.
+    pub plugin: &'a Plugin,
+    /// As above.
+    pub device_type: &'a DeviceType,
+    /// Checked against the type; an empty id means that the place is the id.
+    pub config: Config,
+    /// Where it shall sit, on PCI.
+    pub address: Option<PciAddress>,
+    /// What was handed over for it.
+    pub preserved: Option<Arc<FdTable>>,
+}
+
+/// Where devices go.
+pub struct Slots<'a> {
+    /// VM, interrupts, address spaces and RAM.
+    pub surroundings: &'a Surroundings,
+    /// The PCI bus.
+    pub pci: &'a PciBus,
+    /// Character devices.
+    pub chardevs: &'a Arc<Chardevs>,
+    /// How many devices of each type have no id, for their names.
+    pub unnamed: &'a mut std::collections::BTreeMap<String, u32>,
+}
+
+impl MachineDevice {
+    /// Creates and realizes a device.
+    pub fn create(creation: Creation<'_>, slots: &mut Slots<'_>) -> std::result::Result<Self, HostError> {
+        let Creation { plugin, device_type, mut config, address, preserved } = creation;
+        let on_pci = device_type.bus != BusClass::Platform;
+        let at = if on_pci { Some(slots.pci.place(address)?) } else { None };
+        if config.id.is_empty() {
+            config.id = match at {
+                Some(at) => at.to_string(),
+                None => {
+                    let n = slots.unnamed.entry(device_type.name.clone()).or_default();
+                    *n += 1;
+                    format!("{}.{}", device_type.name, *n - 1)
+                }
+            };
+        }
+        let id = config.id.clone();
+        let chardevs = Arc::clone(slots.chardevs);
+        let bridge = Bridge::new(&id, preserved, chardevs, slots.surroundings.failures.clone());
+        let device = PluggedDevice::create(plugin, device_type, &config, Arc::clone(&bridge))?;
+        let around = slots.surroundings;
+        let kind = match device_type.bus {
+            BusClass::Platform => Kind::Platform(PlatformDevice::realize(
+                device,
+                &bridge,
+                &around.vm,
+                &around.interrupts,
+                &around.spaces,
+                &around.ram,
+            )?),
+            BusClass::Virtio => {
+                Kind::Virtio(PreparedVirtio::new(device, &bridge)?.realize(around)?)
+            }
+            BusClass::Pci => Kind::Pci(PluggedPci::realize(device, &bridge, around)?),
+        };
+        match (&kind, at) {
+            (Kind::Virtio(function), Some(at)) => slots.pci.insert(at, Arc::clone(function) as _),
+            (Kind::Pci(function), Some(at)) => slots.pci.insert(at, Arc::clone(function) as _),
+            _ => {}
+        }
+        let place = at.map_or_else(|| "platform".to_owned(), |at| at.to_string());
+        Ok(Self { id, device_type: device_type.clone(), place, kind })
+    }
+
+    /// Its id, unique in the machine.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// What it is.
+    pub fn device_type(&self) -> &DeviceType {
+        &self.device_type
+    }
+
+    /// Where it sits, for people.
+    pub fn place(&self) -> &str {
+        &self.place
+    }
+
+    /// Its entry in the DSDT, if it has one.
+    pub fn acpi(&self) -> Option<(AcpiDevice, Vec<Region>, Vec<u32>)> {
+        let Kind::Platform(device) = &self.kind else { return None };
+        let info = device.info();
+        Some((info.acpi.clone()?, info.regions.clone(), info.irqs.clone()))
+    }
+
+    /// The guest runs from now on.
+    pub fn start(&self) -> Result<()> {
+        match &self.kind {
+            Kind::Platform(device) => device.start(),
+            Kind::Virtio(device) => device.start(),
+            Kind::Pci(device) => device.start(),
+        }
+    }
+
+    /// The guest has stopped.
+    pub fn quiesce(&self) -> Result<()> {
+        match &self.kind {
+            Kind::Platform(device) => device.quiesce(),
+            Kind::Virtio(device) => device.quiesce(),
+            Kind::Pci(device) => device.quiesce(),
+        }
+    }
+
+    /// Back to power-on.
+    pub fn reset(&self) -> Result<()> {
+        match &self.kind {
+            Kind::Platform(device) => device.reset(),
+            Kind::Virtio(device) => device.reset(),
+            Kind::Pci(device) => device.reset(),
+        }
+    }
+
+    /// What blocks `mode` now.
+    pub fn blockers(&self, mode: Mode, failures: &Failures) -> Vec<OwnedBlocker> {
+        let mut blockers = match self.with_device(|device| device.blockers(mode)) {
+            Ok(blockers) => blockers,
+            Err(e) => vec![Blocker {
+                id: "device-does-not-answer".into(),
+                reason: e.message,
+                remedy: "Unplug the device, or reset the guest".into(),
+                modes: vec![mode],
+            }],
+        };
+        if let Some(reason) = failures.get(&self.id) {
+            blockers.push(Blocker {
+                id: "device-failed".into(),
+                reason: format!("the device has failed: {reason}"),
+                remedy: "Unplug the device, or restart the guest".into(),
+                modes: Mode::ALL.to_vec(),
+            });
+        }
+        let owned = |blocker| OwnedBlocker { owner: self.id.clone(), blocker };
+        blockers.into_iter().map(owned).collect()
+    }
+
+    /// Duplicates of what it hands over in `mode`.
+    pub fn fds(&self, mode: Mode) -> std::result::Result<Vec<OutgoingFd>, HostError> {
+        self.with_device(|device| {
+            let fds = device.fds(mode)?;
+            fds.into_iter()
+                .map(|fd| {
+                    Ok(OutgoingFd {
+                        key: FdKey::new(&self.id, &fd.name, fd.instance),
+                        fd: duplicate(fd.fd)?,
+                    })
+                })
+                .collect()
+        })
+    }
+
+    /// A migration went on.
+    pub fn notify(&self, event: MigrationEvent) -> Result<()> {
+        self.with_device(|device| device.notify(event))
+    }
+
+    /// Writes what the host keeps of the device; it may be written while the guest runs.
+    pub fn save_own(&self, out: &mut SectionWriter<'_>) -> std::result::Result<(), HostError> {
+        if let Kind::Virtio(device) = &self.kind {
+            let section = VirtioPci::section();
+            let name = section_name(&self.id, &section.name);
+            out.put_raw(&name, 0, section.version, &device.save()?)?;
+        }
+        Ok(())
+    }
+
+    /// Writes every section of the quiesced device.
+    pub fn save(&self, out: &mut SectionWriter<'_>) -> std::result::Result<(), HostError> {
+        self.save_own(out)?;
+        self.with_device(|device| {
+            for section in &self.device_type.sections {
+                let name = section_name(&self.id, &section.name);
+                out.put_raw(&name, 0, section.version, &device.save(&section.name)?)?;
+            }
+            Ok(())
+        })
+    }
+
+    /// Takes what the host keeps of the device out of a preview, if it is there.
+    pub fn warm_up(&self, preview: &mut StateImage) -> std::result::Result<(), HostError> {
+        if let Kind::Virtio(device) = &self.kind {
+            let name = section_name(&self.id, &VirtioPci::section().name);
+            if let Some(data) = preview.take_if_present(&name, 0) {
+                device.load(&data.payload)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Loads every section of the device.
+    pub fn load(&self, state: &mut StateImage) -> std::result::Result<(), HostError> {
+        let take = |state: &mut StateImage, section: &Section| {
+            state.take_checked(&self.id, section, 0)
+        };
+        if let Kind::Virtio(device) = &self.kind {
+            device.load(&take(state, &VirtioPci::section())?.payload)?;
+        }
+        self.with_device(|device| {
+            for section in &self.device_type.sections {
+                let data = take(state, section)?;
+                device.load(&section.name, data.version, data.payload)?;
+            }
+            Ok(())
+        })
+    }
+
+    fn with_device<T>(&self, f: impl FnOnce(&mut PluggedDevice) -> T) -> T {
+        match &self.kind {
+            Kind::Platform(device) => device.with_device(f),
+            Kind::Virtio(device) => device.with_device(f),
+            Kind::Pci(device) => device.with_device(f),
+        }
+    }
+}

@@ -1,0 +1,26 @@
+//! What happens in the machine that somebody outside of it must act on.
+
+/// Sent from any thread of the machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum MachineEvent {
+    /// The guest switches itself off.
+    PowerOff,
+    /// The guest resets itself.
+    Reset,
+    /// A vCPU met a triple fault, which resets a PC.
+    TripleFault,
+    /// A vCPU cannot go on; the text is for people.
+    VcpuFailed {
+        /// Its number.
+        vcpu: u32,
+        /// Why.
+        reason: String,
+    },
+    /// The process is to end: an operator, or a signal.
+    Quit {
+        /// QEMU's `ShutdownCause`.
+        cause: &'static str,
+    },
+    /// A handover into this process did not come about: end with this reason.
+    Abandoned(String),
+}

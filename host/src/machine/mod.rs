@@ -1,0 +1,432 @@
+//! The machine: everything the guest sees, put together.
+
+pub mod acpi;
+pub mod boot;
+pub mod bus;
+pub mod events;
+pub mod layout;
+pub mod pci;
+
+mod controllers;
+mod devices;
+mod interrupts;
+mod kvm;
+mod platform;
+mod power;
+mod sections;
+mod virtio;
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::sync::mpsc::Sender;
+
+use baton_migration::HostError;
+use baton_migration::fds::{FdKey, FdTable};
+use baton_migration::fingerprint::MachineFingerprint;
+use baton_migration::handover::OutgoingFd;
+use baton_migration::{Mode, fds};
+use baton_plugin_api::bus::RegionKind;
+
+use crate::chardev::Chardevs;
+use crate::cli::{self, Options};
+use crate::memory::{self, Ram};
+use crate::plugin::{Failures, Registry};
+use crate::vcpu::{Exits, Vcpu, VcpuState, cpuid, msrs};
+use kvm_bindings::CpuId;
+use kvm_ioctls::Cap;
+
+use bus::AddressSpaces;
+use controllers::ControllersState;
+use devices::{Creation, Slots};
+use events::MachineEvent;
+use interrupts::Interrupts;
+use pci::{ConfigPorts, Ecam, HostBridge, PciAddress, PciBus, PciWindows};
+use power::{Power, ResetRegister};
+use virtio::Surroundings;
+
+pub use devices::MachineDevice;
+pub use sections::GlobalState;
+
+/// The owner of the boot files among handed-over descriptors.
+const BOOT: &str = "boot";
+const KERNEL: &str = "kernel";
+const INITRD: &str = "initrd";
+
+/// A machine, built and stopped at first.
+pub struct Machine {
+    // Dropped in this order: first what runs the guest, last what it runs on.
+    vcpus: Vec<Vcpu>,
+    devices: Vec<MachineDevice>,
+    ports: Arc<ConfigPorts>,
+    power: Arc<Power>,
+    pci: Arc<PciBus>,
+    chardevs: Arc<Chardevs>,
+    around: Surroundings,
+    kernel: Option<boot::Kernel>,
+    tables: acpi::Tables,
+    power_on: PowerOn,
+    fingerprint: MachineFingerprint,
+    /// States of the vCPUs as they stopped, when that was asked for.
+    stopped: Vec<VcpuState>,
+}
+
+/// What KVM's own parts are like at power-on.
+struct PowerOn {
+    vcpus: Vec<VcpuState>,
+    controllers: ControllersState,
+}
+
+impl Machine {
+    /// Builds the machine that `options` describe. With `preserved` it is one that another process
+    /// runs: its descriptors are taken from there, and nothing shared is touched.
+    pub fn build(
+        options: &Options,
+        registry: &Registry,
+        preserved: Option<&Arc<FdTable>>,
+        events: &Sender<MachineEvent>,
+    ) -> Result<Self, HostError> {
+        let host = kvm::Host::open()?;
+        if options.cpus > host.max_vcpus() {
+            let most = host.max_vcpus();
+            return Err(format!("-smp {}: KVM of this host allows {most}", options.cpus).into());
+        }
+        let chardevs =
+            Arc::new(Chardevs::open(&options.chardevs, preserved.map(|table| &**table))?);
+        let ram_fd = take(preserved, memory::OWNER, options.memory.id.as_str())?;
+        let ram = Arc::new(Ram::new(&options.memory, ram_fd)?);
+        let vm = host.create_vm(&ram)?;
+        let interrupts = Interrupts::new(Arc::clone(&vm))?;
+        let spaces = Arc::new(AddressSpaces::default());
+        let pci = Arc::new(PciBus::default());
+        pci.insert(PciAddress { slot: 0, function: 0 }, Arc::new(HostBridge::new()));
+        let ports = Arc::new(ConfigPorts::new(Arc::clone(&pci)));
+        let power = Power::new(Arc::clone(&interrupts), events.clone());
+        map_chipset(&spaces, &pci, &ports, &power, events)?;
+        let failures = Failures::default();
+        let around = Surroundings { vm, interrupts, spaces, ram, failures };
+        let mut slots = Slots {
+            surroundings: &around,
+            pci: &pci,
+            chardevs: &chardevs,
+            unnamed: &mut BTreeMap::new(),
+        };
+        let devices = create_devices(options, registry, preserved, &mut slots)?;
+        let entries: Vec<_> = devices.iter().filter_map(MachineDevice::acpi).collect();
+        let mmio64 = PciWindows::new(around.ram.end()).mmio64;
+        let tables = acpi::build(&acpi::AcpiInput {
+            vcpus: options.cpus,
+            mmio64: mmio64.0..mmio64.1,
+            devices: &entries,
+        })?;
+        let exits = Exits { spaces: Arc::clone(&around.spaces), report: events.clone() };
+        let supported = host.supported_cpuid()?;
+        let vcpus = (0..options.cpus)
+            .map(|id| {
+                Vcpu::create(&host.kvm, &around.vm, id, options.cpus, &supported, exits.clone())
+                    .map_err(|e| format!("vCPU {id}: {e}").into())
+            })
+            .collect::<Result<Vec<_>, HostError>>()?;
+        let power_on = PowerOn {
+            vcpus: sections::save_vcpus(&vcpus)?,
+            controllers: ControllersState::save(&around.vm)?,
+        };
+        let fingerprint = fingerprint(options, &host, &supported)?;
+        Ok(Self {
+            vcpus,
+            devices,
+            ports,
+            power,
+            pci,
+            chardevs,
+            kernel: open_kernel(options, preserved)?,
+            tables,
+            power_on,
+            fingerprint,
+            around,
+            stopped: Vec::new(),
+        })
+    }
+
+    /// What [`Self::build`] would build, in the terms that must agree with a source's.
+    pub fn expected_fingerprint(options: &Options) -> Result<MachineFingerprint, HostError> {
+        let host = kvm::Host::open()?;
+        let supported = host.supported_cpuid()?;
+        fingerprint(options, &host, &supported)
+    }
+
+    /// Brings the machine to where a firmware hands over to the kernel.
+    pub fn boot(&mut self) -> Result<(), HostError> {
+        let windows = PciWindows::new(self.around.ram.end());
+        pci::assign(&self.pci, windows)?;
+        let memory = self.around.ram.memory();
+        self.tables.write(memory)?;
+        let kernel = self.kernel.as_ref().ok_or("There is no kernel to boot; say -kernel FILE")?;
+        let entry = kernel.load(memory, self.around.ram.ranges(), self.tables.rsdp)?;
+        let registers = boot::bsp_registers(entry, memory)?;
+        for vcpu in &self.vcpus {
+            let registers = (vcpu.id() == 0).then_some(registers);
+            let prepared = vcpu.with(move |vcpu| prepare_vcpu(vcpu, registers.as_ref()))?;
+            prepared.map_err(kvm::ioctl("prepare a vCPU for the kernel"))?;
+        }
+        Ok(())
+    }
+
+    /// The guest runs. The vCPUs enter it first: a notification that comes before its device is up
+    /// waits in an eventfd, and a device that fails to start is that device's failure alone.
+    pub fn start(&self) -> Result<(), HostError> {
+        for vcpu in &self.vcpus {
+            vcpu.run()?;
+        }
+        for device in &self.devices {
+            if let Err(e) = device.start() {
+                self.around.failures.add(device.id(), &e.message);
+            }
+        }
+        Ok(())
+    }
+
+    /// The guest stops: vCPUs, then devices. With `save` the vCPUs' states are read on the way, for
+    /// [`Self::save`]. Everything that can be stopped is, even after an error.
+    pub fn stop(&mut self, save: bool) -> Result<(), HostError> {
+        for vcpu in &self.vcpus {
+            vcpu.stop(save);
+        }
+        self.stopped.clear();
+        let mut outcome = Ok(());
+        for vcpu in &self.vcpus {
+            match vcpu.wait_stopped() {
+                Ok(Some(state)) => self.stopped.push(state),
+                Ok(None) => {}
+                Err(e) => {
+                    outcome = outcome.and(Err(format!("vCPU {}: {e}", vcpu.id()).into()));
+                }
+            }
+        }
+        for device in &self.devices {
+            if let Err(e) = device.quiesce() {
+                self.around.failures.add(device.id(), &e.message);
+                outcome = outcome.and(Err(e.into()));
+            }
+        }
+        outcome
+    }
+
+    /// Power-on again, and boots anew. The guest does not run.
+    pub fn reset(&mut self) -> Result<(), HostError> {
+        for device in &self.devices {
+            if let Err(e) = device.reset() {
+                self.around.failures.add(device.id(), &e.message);
+            }
+        }
+        self.power.reset();
+        sections::load_vcpus(&self.vcpus, self.power_on.vcpus.clone())?;
+        self.power_on.controllers.load(&self.around.vm)?;
+        self.boot()
+    }
+
+    /// Tells a paravirtual guest that it was stopped for a while, so that its watchdogs keep calm.
+    pub fn announce_pause(&self) {
+        for vcpu in &self.vcpus {
+            // A guest without the paravirtual clock gives an error that means just that.
+            let _ = vcpu.with(|vcpu| vcpu.kvmclock_ctrl());
+        }
+    }
+
+    /// Somebody presses the power button.
+    pub fn press_power_button(&self) {
+        self.power.press_power_button();
+    }
+
+    /// The devices, in the order they were created.
+    pub fn devices(&self) -> &[MachineDevice] {
+        &self.devices
+    }
+
+    /// Which devices have failed.
+    pub fn failures(&self) -> &Failures {
+        &self.around.failures
+    }
+
+    /// What a target must have in common with it.
+    pub fn fingerprint(&self) -> &MachineFingerprint {
+        &self.fingerprint
+    }
+
+    /// Enters guest RAM into this process's page tables.
+    pub fn warm_ram(&self) {
+        self.around.ram.warm_up();
+    }
+
+    /// Collects changes of interrupt routes while `f` runs, and tells the kernel once.
+    pub fn routing_once<T>(
+        &self,
+        f: impl FnOnce() -> Result<T, HostError>,
+    ) -> Result<T, HostError> {
+        self.around.interrupts.hold();
+        let result = f();
+        let released = self.around.interrupts.release();
+        let value = result?;
+        released?;
+        Ok(value)
+    }
+
+    /// Everything the target needs of this process in `mode`.
+    pub fn fds(&self, mode: Mode) -> Result<Vec<OutgoingFd>, HostError> {
+        let mut all = self.chardevs.handover(mode)?;
+        if let Some(file) = self.around.ram.shared_file() {
+            let key = FdKey::new(memory::OWNER, self.around.ram.id(), 0);
+            all.push(OutgoingFd { key, fd: file? });
+        }
+        if let Some(kernel) = &self.kernel {
+            let mut add = |name: &str, file: &File| -> std::io::Result<()> {
+                let fd = file.as_fd().try_clone_to_owned()?;
+                all.push(OutgoingFd { key: FdKey::new(BOOT, name, 0), fd });
+                Ok(())
+            };
+            add(KERNEL, &kernel.image)?;
+            if let Some((initrd, _)) = &kernel.initrd {
+                add(INITRD, initrd)?;
+            }
+        }
+        for device in &self.devices {
+            all.extend(device.fds(mode)?);
+        }
+        Ok(all)
+    }
+}
+
+impl Drop for Machine {
+    /// Lets go of everything. Functions on the bus know the address spaces and these know them, so
+    /// that neither would go by itself, nor RAM and descriptors with them.
+    fn drop(&mut self) {
+        self.vcpus.clear();
+        for device in &self.devices {
+            if let Err(e) = device.quiesce() {
+                tracing::debug!("while the machine ends: {e}");
+            }
+        }
+        self.around.spaces.clear();
+        self.pci.clear();
+    }
+}
+
+fn fingerprint(
+    options: &Options,
+    host: &kvm::Host,
+    supported: &CpuId,
+) -> Result<MachineFingerprint, HostError> {
+    let deadline = host.kvm.check_extension(Cap::TscDeadlineTimer);
+    let cpuid = cpuid::guest_cpuid(supported, 0, options.cpus, deadline)?;
+    Ok(MachineFingerprint {
+        machine_type: options.machine.kind.as_str().to_owned(),
+        vcpus: options.cpus,
+        ram: memory::fingerprint(options.memory.size),
+        cpu: cpuid::digest(&cpuid),
+    })
+}
+
+fn take(
+    preserved: Option<&Arc<FdTable>>,
+    owner: &str,
+    name: &str,
+) -> Result<Option<std::os::fd::OwnedFd>, fds::FdError> {
+    match preserved {
+        Some(table) if table.has(owner, name, 0) => table.take(owner, name, 0).map(Some),
+        _ => Ok(None),
+    }
+}
+
+/// Puts what every machine has into its address spaces.
+fn map_chipset(
+    spaces: &AddressSpaces,
+    pci: &Arc<PciBus>,
+    ports: &Arc<ConfigPorts>,
+    power: &Arc<Power>,
+    events: &Sender<MachineEvent>,
+) -> Result<(), bus::Overlap> {
+    let reset = ResetRegister::new(events.clone());
+    let ports: Arc<dyn bus::BusDevice> = Arc::clone(ports) as _;
+    let shared = pci::PortsWithReset::new(ports, Arc::new(reset));
+    spaces.insert(RegionKind::Port, pci::CONFIG_PORTS, pci::CONFIG_PORTS_SIZE, Arc::new(shared))?;
+    let base = u64::from(layout::PM1_EVENT_PORT);
+    spaces.insert(RegionKind::Port, base, power::PORTS, Arc::clone(power) as _)?;
+    let ecam = Arc::new(Ecam::new(Arc::clone(pci)));
+    spaces.insert(RegionKind::Mmio, layout::ECAM_START, layout::ECAM_SIZE, ecam)
+}
+
+fn create_devices(
+    options: &Options,
+    registry: &Registry,
+    preserved: Option<&Arc<FdTable>>,
+    slots: &mut Slots<'_>,
+) -> Result<Vec<MachineDevice>, HostError> {
+    let mut backends = cli::Backends::new(&options.drives, &options.chardevs);
+    let mut devices = Vec::new();
+    for option in &options.devices {
+        let (plugin, device_type) =
+            registry.device(&option.driver).map_err(|e| option.error(e.to_string()))?;
+        let mut config = backends.configure(device_type, option)?;
+        config.restoring = preserved.map(|_| Mode::CprTransfer);
+        let creation = Creation {
+            plugin,
+            device_type,
+            config,
+            address: option.address.map(|a| PciAddress { slot: a.slot, function: a.function }),
+            preserved: preserved.cloned(),
+        };
+        devices.push(
+            MachineDevice::create(creation, slots)
+                .map_err(|e| option.error(baton_migration::error_chain(&*e)))?,
+        );
+    }
+    Ok(devices)
+}
+
+/// Opens the kernel, or takes what was handed over: it is read again at every reset of the guest.
+fn open_kernel(
+    options: &Options,
+    preserved: Option<&Arc<FdTable>>,
+) -> Result<Option<boot::Kernel>, HostError> {
+    let open = |name: &str, path: &std::path::Path| -> Result<File, HostError> {
+        match take(preserved, BOOT, name)? {
+            Some(fd) => Ok(File::from(fd)),
+            None => File::open(path)
+                .map_err(|e| format!("-{name} {}: cannot be opened: {e}", path.display()).into()),
+        }
+    };
+    let Some(kernel) = &options.kernel else { return Ok(None) };
+    let initrd = match &kernel.initrd {
+        Some(path) => Some((open(INITRD, path)?, path.display().to_string())),
+        None => None,
+    };
+    Ok(Some(boot::Kernel {
+        image: open(KERNEL, &kernel.path)?,
+        name: kernel.path.display().to_string(),
+        initrd,
+        cmdline: kernel.append.clone(),
+    }))
+}
+
+/// Brings a vCPU at power-on to where the kernel begins (the first), or to where it waits for the
+/// first to start it (the others).
+fn prepare_vcpu(
+    vcpu: &kvm_ioctls::VcpuFd,
+    registers: Option<&boot::BspRegisters>,
+) -> Result<(), kvm_ioctls::Error> {
+    let entries: Vec<_> = msrs::at_reset()
+        .iter()
+        .map(|&(index, data)| kvm_bindings::kvm_msr_entry { index, data, ..Default::default() })
+        .collect();
+    if let Ok(msrs) = kvm_bindings::Msrs::from_entries(&entries) {
+        vcpu.set_msrs(&msrs)?;
+    }
+    if let Some(registers) = registers {
+        let mut sregs = vcpu.get_sregs()?;
+        registers.apply(&mut sregs);
+        vcpu.set_sregs(&sregs)?;
+        vcpu.set_regs(&registers.regs)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,150 @@
+//! The PCI bus: one root bus, no bridges yet, config space by ports and by ECAM.
+
+mod access;
+mod bars;
+mod firmware;
+mod host_bridge;
+mod plugged;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::str::FromStr;
+use std::sync::{Arc, PoisonError, RwLock};
+
+pub use access::{
+    CONFIG_PORTS, CONFIG_PORTS_SIZE, ConfigPorts, ConfigPortsState, Ecam, PortsWithReset,
+};
+pub use bars::BarMap;
+pub use firmware::{PciWindows, WindowFull, assign};
+pub use host_bridge::HostBridge;
+pub use plugged::PluggedPci;
+
+/// A function on the bus. Called from any vCPU thread.
+pub trait PciFunction: Send + Sync {
+    /// Reads config space.
+    fn config_read(&self, offset: u64, data: &mut [u8]);
+    /// Writes config space.
+    fn config_write(&self, offset: u64, data: &[u8]);
+}
+
+/// A place on bus 0.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PciAddress {
+    /// 0 to 31.
+    pub slot: u8,
+    /// 0 to 7.
+    pub function: u8,
+}
+
+impl PciAddress {
+    /// How many slots a bus has.
+    pub const SLOTS: u8 = 32;
+}
+
+impl fmt::Display for PciAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "0000:00:{:02x}.{:x}", self.slot, self.function)
+    }
+}
+
+impl FromStr for PciAddress {
+    type Err = String;
+
+    /// `SLOT` or `SLOT.FUNCTION`, both hexadecimal, as QEMU's `addr=` has it.
+    fn from_str(s: &str) -> Result<Self, String> {
+        let (slot, function) = s.split_once('.').unwrap_or((s, "0"));
+        let number = |text: &str, end: u8| {
+            let text = text.strip_prefix("0x").unwrap_or(text);
+            u8::from_str_radix(text, 16).ok().filter(|n| *n < end)
+        };
+        match (number(slot, Self::SLOTS), number(function, 8)) {
+            (Some(slot), Some(function)) => Ok(Self { slot, function }),
+            _ => Err(format!("'{s}' is no PCI address; it takes SLOT[.FUNCTION], 0 to 1f and 0 to 7")),
+        }
+    }
+}
+
+/// A place that is taken, or no place left.
+#[derive(Debug, thiserror::Error)]
+pub enum PciBusError {
+    /// The address asked for is taken.
+    #[error("PCI address {0} is taken; leave addr= out to get a free one")]
+    Taken(PciAddress),
+    /// All slots are taken.
+    #[error("The PCI bus has no free slot left; it has {} and no bridges", PciAddress::SLOTS)]
+    Full,
+}
+
+/// Bus 0.
+#[derive(Default)]
+pub struct PciBus {
+    functions: RwLock<BTreeMap<PciAddress, Arc<dyn PciFunction>>>,
+}
+
+impl PciBus {
+    /// The first free slot, or `wanted` if it is free.
+    pub fn place(&self, wanted: Option<PciAddress>) -> Result<PciAddress, PciBusError> {
+        let functions = self.functions.read().unwrap_or_else(PoisonError::into_inner);
+        match wanted {
+            Some(at) if functions.contains_key(&at) => Err(PciBusError::Taken(at)),
+            Some(at) => Ok(at),
+            None => (0..PciAddress::SLOTS)
+                .map(|slot| PciAddress { slot, function: 0 })
+                .find(|at| !functions.keys().any(|taken| taken.slot == at.slot))
+                .ok_or(PciBusError::Full),
+        }
+    }
+
+    /// Puts a function where [`Self::place`] said there is room.
+    pub fn insert(&self, at: PciAddress, function: Arc<dyn PciFunction>) {
+        self.functions.write().unwrap_or_else(PoisonError::into_inner).insert(at, function);
+    }
+
+    /// Takes every function away.
+    pub fn clear(&self) {
+        let mut functions = self.functions.write().unwrap_or_else(PoisonError::into_inner);
+        let gone = std::mem::take(&mut *functions);
+        drop(functions);
+        drop(gone);
+    }
+
+    /// Every function with its place.
+    pub fn functions(&self) -> Vec<(PciAddress, Arc<dyn PciFunction>)> {
+        let functions = self.functions.read().unwrap_or_else(PoisonError::into_inner);
+        functions.iter().map(|(at, function)| (*at, Arc::clone(function))).collect()
+    }
+
+    fn function(&self, at: PciAddress) -> Option<Arc<dyn PciFunction>> {
+        self.functions.read().unwrap_or_else(PoisonError::into_inner).get(&at).cloned()
+    }
+
+    /// Reads config space; where no function is, all ones.
+    fn read(&self, bus: u8, device_function: u8, offset: u64, data: &mut [u8]) {
+        let at = PciAddress { slot: device_function >> 3, function: device_function & 7 };
+        match self.function(at).filter(|_| bus == 0) {
+            Some(function) => function.config_read(offset, data),
+            None => data.fill(0xff),
+        }
+    }
+
+    fn write(&self, bus: u8, device_function: u8, offset: u64, data: &[u8]) {
+        let at = PciAddress { slot: device_function >> 3, function: device_function & 7 };
+        if let Some(function) = self.function(at).filter(|_| bus == 0) {
+            function.config_write(offset, data);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_reads_as_qemu_has_it() {
+        assert_eq!("1f.7".parse(), Ok(PciAddress { slot: 31, function: 7 }));
+        assert_eq!("0x3".parse(), Ok(PciAddress { slot: 3, function: 0 }));
+        assert!("20".parse::<PciAddress>().is_err());
+        assert!("1.8".parse::<PciAddress>().is_err());
+        assert_eq!(PciAddress { slot: 3, function: 0 }.to_string(), "0000:00:03.0");
+    }
+}

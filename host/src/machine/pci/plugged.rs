@@ -1,0 +1,197 @@
+//! A PCI function whose config space and BARs are a plugin's own.
+
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+use std::os::fd::AsRawFd;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+use baton_plugin_api::bus::{CONFIG_REGION, PciInfo, RegionKind};
+use baton_plugin_api::protocol::{DeviceInfo, HostReply, HostRequest, StartArguments};
+use baton_plugin_api::{Error, Result};
+use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
+
+use super::{BarMap, PciFunction};
+use crate::fd::duplicate;
+use crate::machine::bus::BusDevice;
+use crate::machine::interrupts::Vector;
+use crate::machine::virtio::Surroundings;
+use crate::plugin::{Bridge, DeviceBridge, PluggedDevice};
+
+/// A PCI function in a plugin.
+pub struct PluggedPci {
+    device: Mutex<PluggedDevice>,
+    machine: Surroundings,
+    running: Mutex<bool>,
+}
+
+/// The most vectors a function may have: PCI 3.0 section 6.8.2.
+const VECTORS_MAX: u32 = 2048;
+
+/// What the function has told the host: kept apart from the device, which tells it from within its
+/// own calls.
+struct Wires {
+    machine: Surroundings,
+    told: Mutex<Told>,
+}
+
+struct Told {
+    info: PciInfo,
+    bars: BarMap,
+    vectors: BTreeMap<u32, Vector>,
+    function: Weak<PluggedPci>,
+}
+
+impl Wires {
+    fn vector<'t>(&self, told: &'t mut Told, vector: u32) -> Result<&'t mut Vector> {
+        if vector >= VECTORS_MAX {
+            return Err(Error::invalid(format!("There is no MSI-X vector {vector}")));
+        }
+        match told.vectors.entry(vector) {
+            Entry::Occupied(known) => Ok(known.into_mut()),
+            Entry::Vacant(free) => {
+                let event = EventFd::new(EFD_CLOEXEC | EFD_NONBLOCK)
+                    .map_err(|e| Error::io("Cannot make an eventfd", &e))?;
+                Ok(free.insert(self.machine.interrupts.vector(event)))
+            }
+        }
+    }
+
+    fn set_bar(&self, told: &mut Told, bar: u32, address: Option<u64>) -> Result<()> {
+        let size = told.info.bar_sizes.get(bar as usize).copied().unwrap_or(0);
+        if size == 0 {
+            return Err(Error::invalid(format!("The function has no BAR {bar}")));
+        }
+        let kind = if told.info.port_bars.contains(&bar) { RegionKind::Port } else { RegionKind::Mmio };
+        let function = told.function.clone();
+        told.bars.set(bar, kind, address, size, move || Arc::new(Bar { function, bar }));
+        Ok(())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Told> {
+        self.told.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl DeviceBridge for Wires {
+    fn call(&self, request: HostRequest) -> Result<HostReply> {
+        let mut told = self.lock();
+        match request {
+            HostRequest::Irqfd { line } => {
+                let event = self.vector(&mut told, line)?.event().as_raw_fd();
+                return duplicate(event)
+                    .map(crate::plugin::given)
+                    .map_err(|e| Error::io("Cannot duplicate an eventfd", &e));
+            }
+            HostRequest::PciBar { bar, address } => self.set_bar(&mut told, bar, address)?,
+            HostRequest::MsixVector { vector, message } => self
+                .vector(&mut told, vector)?
+                .set(message)
+                .map_err(|e| Error::state(e.to_string()))?,
+            HostRequest::Failed { .. } => {}
+            other => return Err(Error::state(format!("A PCI function has no use for {other:?}"))),
+        }
+        Ok(HostReply::Done)
+    }
+}
+
+impl PluggedPci {
+    /// Realizes a created function.
+    pub fn realize(
+        mut device: PluggedDevice,
+        bridge: &Bridge,
+        machine: &Surroundings,
+    ) -> Result<Arc<Self>> {
+        let wires = Arc::new(Wires {
+            machine: machine.clone(),
+            told: Mutex::new(Told {
+                info: PciInfo::default(),
+                bars: BarMap::new(Arc::clone(&machine.spaces)),
+                vectors: BTreeMap::new(),
+                function: Weak::new(),
+            }),
+        });
+        bridge.install(Arc::clone(&wires) as _);
+        let DeviceInfo::Pci(info) = device.realize()? else {
+            return Err(device.not_of_its_class());
+        };
+        let odd = |size: &&u64| **size != 0 && !size.is_power_of_two();
+        if let Some(size) = info.bar_sizes.iter().find(odd) {
+            return Err(Error::invalid(format!("Its plugin describes a BAR of {size:#x} bytes"))
+                .in_device(device.id()));
+        }
+        let this = Arc::new(Self {
+            device: Mutex::new(device),
+            machine: machine.clone(),
+            running: Mutex::new(false),
+        });
+        let mut told = wires.lock();
+        told.info = info;
+        told.function = Arc::downgrade(&this);
+        drop(told);
+        Ok(this)
+    }
+
+    /// The guest runs from now on.
+    pub fn start(&self) -> Result<()> {
+        let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        if !*running {
+            let memory = self.machine.ram.table();
+            self.lock().start(StartArguments { memory, ..StartArguments::default() })?;
+            *running = true;
+        }
+        Ok(())
+    }
+
+    /// The guest has stopped.
+    pub fn quiesce(&self) -> Result<()> {
+        let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        if std::mem::take(&mut *running) {
+            self.lock().quiesce()?;
+        }
+        Ok(())
+    }
+
+    /// Back to power-on; the guest does not run.
+    pub fn reset(&self) -> Result<()> {
+        self.lock().reset()
+    }
+
+    /// Runs `f` on the function, whose register calls wait meanwhile.
+    pub fn with_device<T>(&self, f: impl FnOnce(&mut PluggedDevice) -> T) -> T {
+        f(&mut self.lock())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, PluggedDevice> {
+        self.device.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl PciFunction for PluggedPci {
+    fn config_read(&self, offset: u64, data: &mut [u8]) {
+        self.lock().read(CONFIG_REGION, offset, data);
+    }
+
+    fn config_write(&self, offset: u64, data: &[u8]) {
+        self.lock().write(CONFIG_REGION, offset, data);
+    }
+}
+
+struct Bar {
+    function: Weak<PluggedPci>,
+    bar: u32,
+}
+
+impl BusDevice for Bar {
+    fn read(&self, offset: u64, data: &mut [u8]) {
+        match self.function.upgrade() {
+            Some(function) => function.lock().read(self.bar, offset, data),
+            None => data.fill(0xff),
+        }
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) {
+        if let Some(function) = self.function.upgrade() {
+            function.lock().write(self.bar, offset, data);
+        }
+    }
+}

@@ -1,0 +1,138 @@
+//! The machine's vmstate: its own sections and those of its devices.
+
+use baton_migration::HostError;
+use baton_migration::stream::{SectionWriter, StateImage};
+use baton_plugin_api::Section;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use super::Machine;
+use super::controllers::{self, ClockState, ControllersState};
+use super::pci::ConfigPortsState;
+use super::power::{Power, PowerState};
+use crate::vcpu::{self, Vcpu, VcpuState};
+
+/// The path of the machine's own sections.
+const MACHINE: &str = "machine";
+
+/// What the machine as a whole was doing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GlobalState {
+    /// QEMU's `RunState` when the migration began.
+    pub runstate: String,
+}
+
+fn global_section() -> Section {
+    Section::new("globalstate", 1, 1)
+}
+
+fn ports_section() -> Section {
+    Section::new("pci-config-ports", 1, 1)
+}
+
+impl Machine {
+    /// Writes what a target can prepare itself with while the guest still runs here.
+    pub fn preview(&self, out: &mut SectionWriter<'_>) -> Result<(), HostError> {
+        self.devices.iter().try_for_each(|device| device.save_own(out))
+    }
+
+    /// Takes what a preview has. Whatever of it turns out different later is loaded again.
+    pub fn warm_up(&self, mut preview: StateImage) -> Result<(), HostError> {
+        self.routing_once(|| {
+            self.devices.iter().try_for_each(|device| device.warm_up(&mut preview))
+        })
+    }
+
+    /// Writes the state of the stopped machine.
+    pub fn save(&self, global: &GlobalState, out: &mut SectionWriter<'_>) -> Result<(), HostError> {
+        put(out, &global_section(), 0, global)?;
+        if self.stopped.len() == self.vcpus.len() {
+            save_all(&self.stopped, out)?;
+        } else {
+            save_all(&save_vcpus(&self.vcpus)?, out)?;
+        }
+        let vm = &self.around.vm;
+        put(out, &controllers::controllers_section(), 0, &ControllersState::save(vm)?)?;
+        put(out, &controllers::clock_section(), 0, &ClockState::save(vm)?)?;
+        put(out, &Power::section(), 0, &self.power.state())?;
+        put(out, &ports_section(), 0, &self.ports.state())?;
+        self.devices.iter().try_for_each(|device| device.save(out))
+    }
+
+    /// Takes every section out of `state`. The vCPUs load in parallel with the devices.
+    pub fn load(&self, state: &mut StateImage) -> Result<GlobalState, HostError> {
+        let global = get(state, &global_section(), 0)?;
+        let states = (0..self.vcpus.len())
+            .map(|id| get(state, &vcpu::section(), id as u32))
+            .collect::<Result<Vec<VcpuState>, _>>()?;
+        let pending = begin_load(&self.vcpus, states)?;
+        let controllers: ControllersState = get(state, &controllers::controllers_section(), 0)?;
+        let clock: ClockState = get(state, &controllers::clock_section(), 0)?;
+        let power: PowerState = get(state, &Power::section(), 0)?;
+        let ports: ConfigPortsState = get(state, &ports_section(), 0)?;
+        self.routing_once(|| self.devices.iter().try_for_each(|device| device.load(state)))?;
+        self.power.load(power)?;
+        self.ports.load(ports);
+        finish_load(pending)?;
+        controllers.load(&self.around.vm)?;
+        self.power.restore_line();
+        clock.load(&self.around.vm)?;
+        Ok(global)
+    }
+}
+
+fn put<T: Serialize>(
+    out: &mut SectionWriter<'_>,
+    section: &Section,
+    instance: u32,
+    value: &T,
+) -> Result<(), HostError> {
+    let name = baton_migration::stream::section_name(MACHINE, &section.name);
+    Ok(out.put(&name, instance, section.version, value)?)
+}
+
+fn get<T: DeserializeOwned>(
+    state: &mut StateImage,
+    section: &Section,
+    instance: u32,
+) -> Result<T, HostError> {
+    Ok(state.take_checked(MACHINE, section, instance)?.decode()?)
+}
+
+fn save_all(states: &[VcpuState], out: &mut SectionWriter<'_>) -> Result<(), HostError> {
+    for (id, state) in states.iter().enumerate() {
+        put(out, &vcpu::section(), id as u32, state)?;
+    }
+    Ok(())
+}
+
+/// The states of stopped vCPUs, read in parallel.
+pub(super) fn save_vcpus(vcpus: &[Vcpu]) -> Result<Vec<VcpuState>, HostError> {
+    let answers = vcpus.iter().map(Vcpu::save).collect::<Result<Vec<_>, _>>()?;
+    let mut states = Vec::with_capacity(vcpus.len());
+    for (id, answer) in answers.into_iter().enumerate() {
+        let state = answer.recv().map_err(|_| crate::vcpu::VcpuError::Gone)?;
+        states.push(state.map_err(|e| format!("vCPU {id}: {e}"))?);
+    }
+    Ok(states)
+}
+
+type Pending = Vec<std::sync::mpsc::Receiver<Result<(), crate::vcpu::VcpuError>>>;
+
+fn begin_load(vcpus: &[Vcpu], states: Vec<VcpuState>) -> Result<Pending, HostError> {
+    vcpus.iter().zip(states).map(|(vcpu, state)| Ok(vcpu.load(state)?)).collect()
+}
+
+fn finish_load(pending: Pending) -> Result<(), HostError> {
+    for (id, answer) in pending.into_iter().enumerate() {
+        let loaded = answer.recv().map_err(|_| crate::vcpu::VcpuError::Gone)?;
+        loaded.map_err(|e| format!("vCPU {id}: {e}"))?;
+    }
+    Ok(())
+}
+
+/// Gives stopped vCPUs their states, in parallel.
+pub(super) fn load_vcpus(vcpus: &[Vcpu], states: Vec<VcpuState>) -> Result<(), HostError> {
+    finish_load(begin_load(vcpus, states)?)
+}

@@ -1,0 +1,9 @@
+//! The virtio-pci transport (VIRTIO 1.3 section 4.1, modern only) in front of every virtio backend.
+
+mod common;
+mod layout;
+mod queue;
+mod state;
+mod transport;
+
+pub use transport::{PreparedVirtio, Surroundings, VirtioPci};

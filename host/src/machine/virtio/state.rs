@@ -1,0 +1,126 @@
+//! The transport's vmstate.
+
+use baton_plugin_api::Section;
+use baton_plugin_api::pci::{ConfigSpaceState, MsixState};
+use serde::{Deserialize, Serialize};
+
+use super::common::{CommonRegisters, status};
+use super::queue::{NO_VECTOR, Queue, QueueRegisters};
+
+/// The section's name and versions.
+pub(super) fn section() -> Section {
+    Section::new("virtio-pci", 1, 1)
+}
+
+/// The transport of one device.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct TransportState {
+    pub(super) config: ConfigSpaceState,
+    pub(super) msix: MsixState,
+    pub(super) device_feature_select: u32,
+    pub(super) driver_feature_select: u32,
+    pub(super) driver_features: u64,
+    pub(super) config_vector: u16,
+    pub(super) status: u8,
+    pub(super) generation: u8,
+    pub(super) queue_select: u16,
+    pub(super) queues: Vec<QueueState>,
+}
+
+/// One queue.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct QueueState {
+    size: u16,
+    vector: u16,
+    enabled: bool,
+    desc_table: u64,
+    avail_ring: u64,
+    used_ring: u64,
+    next_avail: u16,
+    next_used: u16,
+}
+
+impl From<&QueueRegisters> for QueueState {
+    fn from(r: &QueueRegisters) -> Self {
+        Self {
+            size: r.size,
+            vector: r.vector,
+            enabled: r.enabled,
+            desc_table: r.desc_table,
+            avail_ring: r.avail_ring,
+            used_ring: r.used_ring,
+            next_avail: r.next_avail,
+            next_used: r.next_used,
+        }
+    }
+}
+
+impl TransportState {
+    /// The registers of this state, if a device with these queues, features and vectors can have
+    /// them.
+    pub(super) fn registers(
+        &self,
+        queues: &[Queue],
+        features: u64,
+        vectors: u16,
+    ) -> Result<(CommonRegisters, Vec<QueueRegisters>), String> {
+        if self.queues.len() != queues.len() {
+            return Err(format!(
+                "it has {} queues here and {} in the state; start the target with the same device",
+                queues.len(),
+                self.queues.len()
+            ));
+        }
+        let negotiated = self.status & status::FEATURES_OK != 0;
+        if negotiated && self.driver_features & !features != 0 {
+            return Err(format!(
+                "the guest uses features {:#x} that this device does not offer; use a plugin at \
+                 least as new as the source's",
+                self.driver_features & !features
+            ));
+        }
+        if self.status & !(status::DRIVER | status::NEEDS_RESET) != 0 {
+            return Err(format!("{:#x} is no device status", self.status));
+        }
+        let vector = |v: u16| match v {
+            NO_VECTOR => Ok(v),
+            v if v < vectors => Ok(v),
+            v => Err(format!("vector {v} is not one of its {vectors}")),
+        };
+        let registers = self
+            .queues
+            .iter()
+            .zip(queues)
+            .enumerate()
+            .map(|(index, (state, queue))| {
+                if !state.size.is_power_of_two() || state.size > queue.max_size {
+                    return Err(format!(
+                        "queue {index} has size {}, it takes powers of two up to {}",
+                        state.size, queue.max_size
+                    ));
+                }
+                Ok(QueueRegisters {
+                    size: state.size,
+                    vector: vector(state.vector)?,
+                    enabled: state.enabled,
+                    desc_table: state.desc_table,
+                    avail_ring: state.avail_ring,
+                    used_ring: state.used_ring,
+                    next_avail: state.next_avail,
+                    next_used: state.next_used,
+                })
+            })
+            .collect::<Result<_, _>>()?;
+        let common = CommonRegisters {
+            device_feature_select: self.device_feature_select,
+            driver_feature_select: self.driver_feature_select,
+            driver_features: self.driver_features,
+            config_vector: vector(self.config_vector)?,
+            status: self.status,
+            queue_select: self.queue_select,
+        };
+        Ok((common, registers))
+    }
+}

@@ -1,0 +1,101 @@
+//! Where clients connect.
+
+use std::fmt;
+use std::io;
+use std::net::TcpListener;
+use std::os::unix::fs::MetadataExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+
+/// Where a monitor listens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum MonitorAddress {
+    /// Standard input and output.
+    Stdio,
+    /// A UNIX domain socket.
+    Unix {
+        /// Its path.
+        path: PathBuf,
+        /// Whether the guest waits for a first client.
+        wait: bool,
+    },
+    /// A TCP socket.
+    Tcp {
+        /// The address or name to listen on; nothing is every address.
+        host: String,
+        /// Its port.
+        port: u16,
+        /// Whether the guest waits for a first client.
+        wait: bool,
+    },
+}
+
+impl fmt::Display for MonitorAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Stdio => f.write_str("stdio"),
+            Self::Unix { path, .. } => write!(f, "unix:{}", path.display()),
+            Self::Tcp { host, port, .. } => write!(f, "tcp:{host}:{port}"),
+        }
+    }
+}
+
+/// A monitor that cannot listen.
+#[derive(Debug, thiserror::Error)]
+#[error("-qmp {address}: {reason}")]
+pub struct MonitorError {
+    pub(super) address: String,
+    pub(super) reason: String,
+}
+
+/// A UNIX socket's path, removed in the end unless somebody else has bound it since.
+pub(super) struct OwnPath {
+    path: PathBuf,
+    identity: Option<(u64, u64)>,
+}
+
+impl Drop for OwnPath {
+    fn drop(&mut self) {
+        if self.identity.is_some() && identity(&self.path) == self.identity {
+            // It is only a courtesy; a successor replaces a stale socket.
+            let _ = std::fs::remove_file(&self.path);
+        }
+    }
+}
+
+fn identity(path: &Path) -> Option<(u64, u64)> {
+    path.symlink_metadata().ok().map(|meta| (meta.dev(), meta.ino()))
+}
+
+/// Listens on `path`. A socket that nobody listens on any more is replaced; anything else there is
+/// left alone.
+pub(super) fn bind_unix(path: &Path) -> Result<(UnixListener, OwnPath), String> {
+    let listener = match UnixListener::bind(path) {
+        Err(e) if e.kind() == io::ErrorKind::AddrInUse => {
+            match UnixStream::connect(path) {
+                Err(e) if e.kind() == io::ErrorKind::ConnectionRefused => {}
+                Ok(_) => {
+                    return Err("another process listens there; give this one a path of its own"
+                        .to_owned());
+                }
+                Err(_) => {
+                    return Err("there is a file that is no socket; remove it, or say another path"
+                        .to_owned());
+                }
+            }
+            std::fs::remove_file(path)
+                .map_err(|e| format!("the stale socket cannot be removed: {e}"))?;
+            UnixListener::bind(path)
+        }
+        other => other,
+    }
+    .map_err(|e| format!("cannot be bound: {e}"))?;
+    let own = OwnPath { path: path.to_owned(), identity: identity(path) };
+    Ok((listener, own))
+}
+
+/// Listens on a TCP port.
+pub(super) fn bind_tcp(host: &str, port: u16) -> Result<TcpListener, String> {
+    let host = if host.is_empty() { "0.0.0.0" } else { host };
+    TcpListener::bind((host, port)).map_err(|e| format!("cannot be bound: {e}"))
+}

@@ -1,0 +1,256 @@
+//! What one client says and hears, without its socket: docs/interop/qmp-spec.rst of QEMU.
+
+use serde_json::{Map, Value, json};
+
+use super::command::{self, Command};
+use super::error::QmpError;
+
+/// The version of QEMU whose QMP this is: clients choose their commands by it.
+const QEMU: [u32; 3] = [10, 2, 0];
+
+/// The commands that the monitor answers itself.
+const OWN: [&str; 3] = ["qmp_capabilities", "query-commands", "query-version"];
+
+/// Where a client stands.
+#[derive(Debug, Default)]
+pub(super) struct Session {
+    negotiated: bool,
+    oob: bool,
+}
+
+/// What to do with something a client has said.
+#[derive(Debug, PartialEq)]
+pub(super) enum Said {
+    /// Send this.
+    Answer(Value),
+    /// Let the VM do this; its result goes into [`answer`] with the id.
+    Ask(Command, Option<Value>),
+}
+
+/// The first thing a client hears.
+pub(super) fn greeting() -> Value {
+    json!({ "QMP": { "version": version(), "capabilities": ["oob"] } })
+}
+
+fn version() -> Value {
+    let [major, minor, micro] = QEMU;
+    json!({
+        "qemu": { "micro": micro, "minor": minor, "major": major },
+        "package": concat!("Baton ", env!("CARGO_PKG_VERSION")),
+    })
+}
+
+/// The answer to a command, with the client's id for it.
+pub(super) fn answer(result: Result<Value, QmpError>, id: Option<Value>) -> Value {
+    let mut answer = Map::new();
+    match result {
+        Ok(value) => answer.insert("return".into(), value),
+        Err(e) => answer.insert("error".into(), json!({ "class": e.class, "desc": e.desc })),
+    };
+    if let Some(id) = id {
+        answer.insert("id".into(), id);
+    }
+    Value::Object(answer)
+}
+
+impl Session {
+    /// Whether events go to this client.
+    pub(super) fn hears_events(&self) -> bool {
+        self.negotiated
+    }
+
+    /// Takes a JSON value from the client.
+    pub(super) fn take(&mut self, value: Value) -> Said {
+        let Value::Object(mut object) = value else {
+            return Said::Answer(answer(
+                Err(QmpError::generic("QMP input must be a JSON object")),
+                None,
+            ));
+        };
+        let id = object.remove("id");
+        match self.read(object) {
+            Ok(Reading::Done(value)) => Said::Answer(answer(Ok(value), id)),
+            Ok(Reading::Ask(command)) => Said::Ask(command, id),
+            Err(e) => Said::Answer(answer(Err(e), id)),
+        }
+    }
+
+    fn read(&mut self, mut object: Map<String, Value>) -> Result<Reading, QmpError> {
+        let (member, name) = match (object.remove("execute"), object.remove("exec-oob")) {
+            (Some(_), Some(_)) => {
+                return Err(QmpError::generic(
+                    "QMP input member 'execute' must not come with 'exec-oob'",
+                ));
+            }
+            (Some(name), None) => ("execute", name),
+            (None, Some(name)) => ("exec-oob", name),
+            (None, None) => {
+                return Err(match object.keys().find(|k| *k != "arguments") {
+                    Some(key) => unexpected(key),
+                    None => QmpError::generic("QMP input lacks member 'execute'"),
+                });
+            }
+        };
+        let Value::String(name) = name else {
+            return Err(QmpError::generic(format!("QMP input member '{member}' must be a string")));
+        };
+        let arguments = match object.remove("arguments") {
+            None => Map::new(),
+            Some(Value::Object(arguments)) => arguments,
+            Some(_) => {
+                return Err(QmpError::generic("QMP input member 'arguments' must be an object"));
+            }
+        };
+        if let Some(key) = object.keys().next() {
+            return Err(unexpected(key));
+        }
+        self.dispatch(&name, arguments, member == "exec-oob")
+    }
+
+    fn dispatch(
+        &mut self,
+        name: &str,
+        mut arguments: Map<String, Value>,
+        oob: bool,
+    ) -> Result<Reading, QmpError> {
+        if !self.negotiated && name != "qmp_capabilities" {
+            return Err(QmpError::not_found(
+                "Expecting capabilities negotiation with 'qmp_capabilities'",
+            ));
+        }
+        let known = OWN.contains(&name) || Command::names().any(|known| known == name);
+        if known && oob {
+            return Err(QmpError::generic(if self.oob {
+                format!("The command {name} does not support OOB")
+            } else {
+                "QMP input member 'exec-oob' is unexpected".to_owned()
+            }));
+        }
+        match name {
+            "qmp_capabilities" => self.negotiate(&mut arguments).map(Reading::Done),
+            "query-version" => {
+                command::finish(&arguments)?;
+                Ok(Reading::Done(version()))
+            }
+            "query-commands" => {
+                command::finish(&arguments)?;
+                let mut names: Vec<_> = Command::names().chain(OWN).collect();
+                names.sort_unstable();
+                Ok(Reading::Done(names.iter().map(|name| json!({ "name": name })).collect()))
+            }
+            _ => Command::parse(name, arguments).map(Reading::Ask),
+        }
+    }
+
+    fn negotiate(&mut self, arguments: &mut Map<String, Value>) -> Result<Value, QmpError> {
+        if self.negotiated {
+            return Err(QmpError::not_found(
+                "Capabilities negotiation is already complete, command ignored",
+            ));
+        }
+        let enable: Vec<String> = command::take(arguments, "enable", "array")?.unwrap_or_default();
+        command::finish(arguments)?;
+        if let Some(other) = enable.iter().find(|capability| *capability != "oob") {
+            return Err(QmpError::generic(format!(
+                "Parameter 'enable' does not accept value '{other}'"
+            )));
+        }
+        self.oob = !enable.is_empty();
+        self.negotiated = true;
+        Ok(json!({}))
+    }
+}
+
+enum Reading {
+    Done(Value),
+    Ask(Command),
+}
+
+fn unexpected(key: &str) -> QmpError {
+    QmpError::generic(format!("QMP input member '{key}' is unexpected"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ready() -> Session {
+        let mut session = Session::default();
+        session.take(json!({"execute": "qmp_capabilities"}));
+        session
+    }
+
+    fn error(session: &mut Session, said: Value) -> String {
+        match session.take(said) {
+            Said::Answer(answer) => answer["error"]["desc"].as_str().unwrap().to_owned(),
+            Said::Ask(command, _) => panic!("{command:?} was asked"),
+        }
+    }
+
+    #[test]
+    fn nothing_but_negotiation_is_answered_before_it() {
+        let mut session = Session::default();
+        assert_eq!(
+            session.take(json!({"execute": "query-status", "id": [1]})),
+            Said::Answer(json!({"error": {"class": "CommandNotFound",
+                "desc": "Expecting capabilities negotiation with 'qmp_capabilities'"}, "id": [1]}))
+        );
+        assert!(!session.hears_events());
+        let done = session.take(json!({"execute": "qmp_capabilities", "id": "x"}));
+        assert_eq!(done, Said::Answer(json!({"return": {}, "id": "x"})));
+        assert!(session.hears_events());
+        assert_eq!(
+            error(&mut session, json!({"execute": "qmp_capabilities"})),
+            "Capabilities negotiation is already complete, command ignored"
+        );
+    }
+
+    #[test]
+    fn malformed_commands_are_refused_in_qemus_words() {
+        for (said, text) in [
+            (json!(3), "QMP input must be a JSON object"),
+            (json!({}), "QMP input lacks member 'execute'"),
+            (json!({"x": 1}), "QMP input member 'x' is unexpected"),
+            (json!({"execute": "stop", "x": 1}), "QMP input member 'x' is unexpected"),
+            (json!({"execute": 1}), "QMP input member 'execute' must be a string"),
+            (
+                json!({"execute": "stop", "arguments": 1}),
+                "QMP input member 'arguments' must be an object",
+            ),
+            (json!({"execute": "nope"}), "The command nope has not been found"),
+        ] {
+            assert_eq!(error(&mut ready(), said), text);
+        }
+    }
+
+    #[test]
+    fn out_of_band_is_refused_for_commands_that_are_not() {
+        let mut session = Session::default();
+        session.take(json!({"execute": "qmp_capabilities", "arguments": {"enable": ["oob"]}}));
+        assert_eq!(
+            error(&mut session, json!({"exec-oob": "query-status"})),
+            "The command query-status does not support OOB"
+        );
+    }
+
+    #[test]
+    fn a_command_of_the_vm_keeps_its_id() {
+        let said = ready().take(json!({"execute": "stop", "id": {"n": 1}}));
+        assert_eq!(said, Said::Ask(Command::Stop, Some(json!({"n": 1}))));
+    }
+
+    #[test]
+    fn the_list_of_commands_is_sorted_and_has_the_monitors_own() {
+        let Said::Answer(answer) = ready().take(json!({"execute": "query-commands"})) else {
+            panic!("it is answered");
+        };
+        let names: Vec<_> = answer["return"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|row| row["name"].as_str().unwrap().to_owned())
+            .collect();
+        assert!(names.is_sorted());
+        assert!(names.contains(&"query-version".to_owned()));
+    }
+}

@@ -1,0 +1,211 @@
+//! Clients against a monitor whose VM is a fake.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use super::*;
+
+const DEADLINE: Duration = Duration::from_secs(20);
+
+/// Notes what it was asked, and emits STOP when asked to stop.
+struct Fake {
+    asked: Mutex<Vec<Command>>,
+    events: Events,
+}
+
+impl Control for Fake {
+    fn execute(&self, command: Command) -> Result<Value, QmpError> {
+        if command == Command::Stop {
+            self.events.emit("STOP", None);
+        }
+        self.asked.lock().unwrap().push(command.clone());
+        match command {
+            Command::Cont => Err(QmpError::generic("no")),
+            Command::QueryName => Ok(json!({ "name": "gr\u{fc}n" })),
+            _ => Ok(json!({})),
+        }
+    }
+}
+
+struct Rig {
+    monitor: Option<Monitor>,
+    path: PathBuf,
+    fake: Arc<Fake>,
+}
+
+impl Rig {
+    fn new(name: &str) -> Self {
+        let path = std::env::temp_dir().join(format!("baton-qmp-{}-{name}", std::process::id()));
+        let events = Events::new();
+        let fake = Arc::new(Fake { asked: Mutex::default(), events: events.clone() });
+        let address = MonitorAddress::Unix { path: path.clone(), wait: false };
+        let monitor = Monitor::start(vec![address], Arc::clone(&fake) as _, events).unwrap();
+        Self { monitor: Some(monitor), path, fake }
+    }
+
+    fn connect(&self) -> Peer {
+        let stream = UnixStream::connect(&self.path).unwrap();
+        stream.set_read_timeout(Some(DEADLINE)).unwrap();
+        let mut peer = Peer { reader: BufReader::new(stream.try_clone().unwrap()), stream };
+        assert!(peer.read()["QMP"]["version"]["qemu"]["major"].is_u64());
+        peer
+    }
+
+    fn ready(&self) -> Peer {
+        let mut peer = self.connect();
+        assert_eq!(peer.ask(json!({"execute": "qmp_capabilities"})), json!({"return": {}}));
+        peer
+    }
+}
+
+impl Drop for Rig {
+    fn drop(&mut self) {
+        if let Some(monitor) = self.monitor.take() {
+            monitor.shutdown(DEADLINE);
+        }
+    }
+}
+
+struct Peer {
+    reader: BufReader<UnixStream>,
+    stream: UnixStream,
+}
+
+impl Peer {
+    fn write(&mut self, text: &str) {
+        self.stream.write_all(text.as_bytes()).unwrap();
+    }
+
+    fn read(&mut self) -> Value {
+        let mut line = String::new();
+        self.reader.read_line(&mut line).unwrap();
+        assert!(line.ends_with("\r\n") && line.is_ascii(), "{line:?}");
+        serde_json::from_str(&line).unwrap()
+    }
+
+    fn ask(&mut self, command: Value) -> Value {
+        self.write(&format!("{command}\n"));
+        self.read()
+    }
+}
+
+#[test]
+fn a_command_reaches_the_vm_and_its_answer_has_the_id() {
+    let rig = Rig::new("id");
+    let mut peer = rig.ready();
+    let answer = peer.ask(json!({"execute": "query-status", "id": {"a": [1]}}));
+    assert_eq!(answer, json!({"return": {}, "id": {"a": [1]}}));
+    assert_eq!(*rig.fake.asked.lock().unwrap(), [Command::QueryStatus]);
+    let refused = peer.ask(json!({"execute": "cont"}));
+    assert_eq!(refused, json!({"error": {"class": "GenericError", "desc": "no"}}));
+}
+
+#[test]
+fn text_outside_ascii_is_escaped() {
+    let rig = Rig::new("ascii");
+    let answer = rig.ready().ask(json!({"execute": "query-name"}));
+    assert_eq!(answer["return"]["name"], "gr\u{fc}n");
+}
+
+#[test]
+fn an_event_of_a_command_comes_before_its_answer() {
+    let rig = Rig::new("order");
+    let (mut asks, mut listens, mut deaf) = (rig.ready(), rig.ready(), rig.connect());
+    let event = asks.ask(json!({"execute": "stop"}));
+    assert_eq!(event["event"], "STOP");
+    assert!(event["timestamp"]["seconds"].is_u64() && event.get("data").is_none(), "{event}");
+    assert_eq!(asks.read(), json!({"return": {}}));
+    assert_eq!(listens.read()["event"], "STOP");
+    // A client that has not negotiated hears nothing.
+    assert_eq!(deaf.ask(json!({"execute": "qmp_capabilities"})), json!({"return": {}}));
+}
+
+#[test]
+fn half_lines_and_several_commands_at_once_are_understood() {
+    let rig = Rig::new("halves");
+    let mut peer = rig.ready();
+    peer.write("{\"execute\":");
+    peer.write("\"query-status\",\n\"id\":1}{\"execute\":\"query-kvm\",\"id\":2}");
+    assert_eq!([peer.read()["id"].clone(), peer.read()["id"].clone()], [1, 2]);
+}
+
+#[test]
+fn invalid_input_is_answered_and_the_connection_goes_on() {
+    let rig = Rig::new("invalid");
+    let mut peer = rig.ready();
+    peer.stream.write_all(b"\xff\xfe{\n").unwrap();
+    assert_eq!(peer.read()["error"]["desc"], "JSON parse error, expecting value");
+    let deep = "[".repeat(10_000) + &"]".repeat(10_000);
+    peer.write(&format!("{deep}\n"));
+    assert_eq!(peer.read()["error"]["desc"], "JSON parse error, expecting value");
+    assert_eq!(peer.ask(json!({"execute": "query-status"})), json!({"return": {}}));
+}
+
+#[test]
+fn a_client_that_never_reads_stalls_nobody() {
+    let rig = Rig::new("stuck");
+    let stuck = rig.ready();
+    let mut peer = rig.ready();
+    let data = json!({ "text": "x".repeat(4096) });
+    for _ in 0..4096 {
+        rig.fake.events.emit("FILL", Some(data.clone()));
+    }
+    peer.write("{\"execute\": \"query-kvm\", \"id\": \"after\"}\n");
+    let answered = (0..5000).map(|_| peer.read()).any(|said| said["id"] == "after");
+    assert!(answered);
+    drop(stuck);
+}
+
+#[test]
+fn sixty_four_clients_are_served_at_once() {
+    let rig = Rig::new("many");
+    let mut peers: Vec<_> = (0..64).map(|_| rig.ready()).collect();
+    for (id, peer) in peers.iter_mut().enumerate() {
+        peer.write(&json!({"execute": "query-status", "id": id}).to_string());
+    }
+    for (id, peer) in peers.iter_mut().enumerate() {
+        assert_eq!(peer.read()["id"], id);
+    }
+}
+
+#[test]
+fn what_was_emitted_before_the_end_still_arrives() {
+    let mut rig = Rig::new("end");
+    let mut peer = rig.ready();
+    rig.fake.events.emit("SHUTDOWN", Some(json!({"guest": true})));
+    rig.monitor.take().unwrap().shutdown(DEADLINE);
+    assert_eq!(peer.read()["event"], "SHUTDOWN");
+    assert_eq!(peer.reader.read(&mut [0]).unwrap(), 0);
+    assert!(!rig.path.exists());
+}
+
+#[test]
+fn a_stale_socket_is_replaced_and_a_live_one_is_not() {
+    let rig = Rig::new("stale");
+    let address = || vec![MonitorAddress::Unix { path: rig.path.clone(), wait: false }];
+    let start = || Monitor::start(address(), Arc::clone(&rig.fake) as _, Events::new());
+    let Err(error) = start() else { panic!("the path is in use") };
+    assert!(error.to_string().contains("another process listens there"), "{error}");
+    let stale = rig.path.with_extension("stale");
+    drop(std::os::unix::net::UnixListener::bind(&stale).unwrap());
+    let address = vec![MonitorAddress::Unix { path: stale, wait: false }];
+    Monitor::start(address, Arc::clone(&rig.fake) as _, Events::new())
+        .unwrap()
+        .shutdown(DEADLINE);
+}
+
+#[test]
+fn a_path_that_a_successor_has_bound_is_left_to_it() {
+    let mut rig = Rig::new("successor");
+    std::fs::remove_file(&rig.path).unwrap();
+    let successor = std::os::unix::net::UnixListener::bind(&rig.path).unwrap();
+    rig.monitor.take().unwrap().shutdown(DEADLINE);
+    assert!(rig.path.exists());
+    std::fs::remove_file(&rig.path).unwrap();
+    drop(successor);
+}

@@ -1,0 +1,158 @@
+//! A device in a plugin, with the questions the rest of the VMM asks it.
+
+use std::sync::Arc;
+
+use baton_plugin_api::abi::PluginDevice;
+use baton_plugin_api::protocol::{DeviceInfo, Reply, Request, StartArguments};
+use baton_plugin_api::{
+    Blocker, Config, DeviceType, Error, Fd, MigrationEvent, Mode, QueueProgress,
+};
+
+use super::{Bridge, Plugin};
+
+/// An error of a device, with its id.
+pub type DeviceError = Error;
+
+/// A device, from `create` on.
+pub struct PluggedDevice {
+    device: PluginDevice,
+    bridge: Arc<Bridge>,
+    device_type: DeviceType,
+    id: String,
+}
+
+impl PluggedDevice {
+    /// Creates a device of type `device_type` of `plugin`.
+    pub fn create(
+        plugin: &Plugin,
+        device_type: &DeviceType,
+        config: &Config,
+        bridge: Arc<Bridge>,
+    ) -> Result<Self, DeviceError> {
+        let device = plugin.root.create(&device_type.name, config, Arc::clone(&bridge))?;
+        Ok(Self { device, bridge, device_type: device_type.clone(), id: config.id.clone() })
+    }
+
+    /// The device's id.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// What the plugin says of its type.
+    pub fn device_type(&self) -> &DeviceType {
+        &self.device_type
+    }
+
+    /// Opens, maps, allocates; tells what the device turned out to be.
+    pub fn realize(&mut self) -> Result<DeviceInfo, DeviceError> {
+        match self.device.call(&Request::Realize)? {
+            Reply::Info(info) => Ok(info),
+            other => Err(self.out_of_place(&other)),
+        }
+    }
+
+    /// Back to power-on.
+    pub fn reset(&mut self) -> Result<(), DeviceError> {
+        self.done(&Request::Reset)
+    }
+
+    /// The guest runs.
+    pub fn start(&mut self, arguments: StartArguments) -> Result<(), DeviceError> {
+        self.done(&Request::Start(arguments))
+    }
+
+    /// The guest has stopped.
+    pub fn quiesce(&mut self) -> Result<Vec<QueueProgress>, DeviceError> {
+        match self.device.call(&Request::Quiesce)? {
+            Reply::Quiesced { queues } => Ok(queues),
+            other => Err(self.out_of_place(&other)),
+        }
+    }
+
+    /// The state of a section.
+    pub fn save(&mut self, section: &str) -> Result<Vec<u8>, DeviceError> {
+        match self.device.call(&Request::Save { section: section.to_owned() })? {
+            Reply::Saved { data } => Ok(data),
+            other => Err(self.out_of_place(&other)),
+        }
+    }
+
+    /// Takes the state of a section.
+    pub fn load(&mut self, section: &str, version: u32, data: Vec<u8>) -> Result<(), DeviceError> {
+        self.done(&Request::Load { section: section.to_owned(), version, data })
+    }
+
+    /// What blocks `mode`: the type's static blockers, then the device's own.
+    pub fn blockers(&mut self, mode: Mode) -> Result<Vec<Blocker>, DeviceError> {
+        let mut blockers = self.device_type.blockers.clone();
+        match self.device.call_if_known(&Request::Blockers { mode })? {
+            Some(Reply::Blockers(dynamic)) => blockers.extend(dynamic),
+            Some(other) => return Err(self.out_of_place(&other)),
+            None => {}
+        }
+        blockers.retain(|blocker| blocker.modes.contains(&mode));
+        Ok(blockers)
+    }
+
+    /// The descriptors to hand over in `mode`. One the descriptor does not declare is an error.
+    pub fn fds(&mut self, mode: Mode) -> Result<Vec<Fd>, DeviceError> {
+        let fds = match self.device.call_if_known(&Request::Fds { mode })? {
+            Some(Reply::Fds(fds)) => fds,
+            Some(other) => return Err(self.out_of_place(&other)),
+            None => Vec::new(),
+        };
+        match fds.iter().find(|fd| !self.device_type.fds.iter().any(|d| d.name == fd.name)) {
+            Some(fd) => Err(Error::state(format!(
+                "It hands over a descriptor '{}' that its plugin does not declare",
+                fd.name
+            ))
+            .in_device(&self.id)),
+            None => Ok(fds),
+        }
+    }
+
+    /// A migration went on.
+    pub fn notify(&mut self, event: MigrationEvent) -> Result<(), DeviceError> {
+        self.device.call_if_known(&Request::Notify { event }).map(|_| ())
+    }
+
+    /// Reads a register.
+    #[inline]
+    pub fn read(&mut self, region: u32, offset: u64, data: &mut [u8]) {
+        self.device.read(region, offset, data);
+    }
+
+    /// Writes a register.
+    #[inline]
+    pub fn write(&mut self, region: u32, offset: u64, data: &[u8]) {
+        self.device.write(region, offset, data);
+    }
+
+    /// The error of a device that is not what its type says.
+    pub fn not_of_its_class(&self) -> DeviceError {
+        Error::state(format!(
+            "Its plugin calls it a {} device, but it describes itself as something else",
+            self.device_type.bus.as_str()
+        ))
+        .in_device(&self.id)
+    }
+
+    fn done(&mut self, request: &Request) -> Result<(), DeviceError> {
+        match self.device.call(request)? {
+            Reply::Done => Ok(()),
+            other => Err(self.out_of_place(&other)),
+        }
+    }
+
+    fn out_of_place(&self, reply: &Reply) -> DeviceError {
+        Error::state(format!("It gave an answer that does not fit its question: {reply:?}"))
+            .in_device(&self.id)
+    }
+}
+
+impl Drop for PluggedDevice {
+    /// The device itself goes right after, and has no more use for its services.
+    fn drop(&mut self) {
+        self.bridge.close();
+    }
+}

@@ -1,0 +1,88 @@
+//! What can be known of a shared object before any of it is loaded.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+const HEADER: usize = 64;
+const MAGIC: [u8; 4] = *b"\x7fELF";
+const CLASS_64: u8 = 2;
+const LITTLE_ENDIAN: u8 = 1;
+const ET_DYN: u16 = 3;
+const EM_X86_64: u16 = 62;
+const SEGMENT: usize = 56;
+const PT_LOAD: u32 = 1;
+
+/// Whether `path` is a whole shared object for this machine. The dynamic linker checks no file's
+/// length: of one that was cut off it dies by SIGBUS.
+pub(super) fn check(path: &Path) -> Result<(), String> {
+    let unopened = |e: io::Error| format!("cannot be opened: {e}");
+    let metadata = path.metadata().map_err(unopened)?;
+    // Before it is opened: to open a pipe would wait for its other end.
+    if !metadata.is_file() {
+        return Err("is not a file; a plugin is a shared object (.so)".into());
+    }
+    let file = File::open(path).map_err(unopened)?;
+    let failed = |e: io::Error| format!("cannot be read: {e}");
+    let mut header = [0; HEADER];
+    let whole = read(&file, &mut header, 0).map_err(failed)?;
+    if !whole || header[..4] != MAGIC {
+        return Err("is not an ELF file; a plugin is a shared object (.so)".into());
+    }
+    let ours = header[4] == CLASS_64 && header[5] == LITTLE_ENDIAN;
+    if !ours || half(&header, 18) != EM_X86_64 {
+        return Err("is built for another kind of processor; build it for x86-64".into());
+    }
+    if half(&header, 16) != ET_DYN {
+        return Err("is an ELF file but no shared object; build the plugin as a cdylib".into());
+    }
+    let needed = bytes_needed(&file, &header).map_err(failed)?;
+    if metadata.len() < needed {
+        return Err(format!(
+            "is cut off: it has {} bytes and needs {needed}; copy it again",
+            metadata.len()
+        ));
+    }
+    Ok(())
+}
+
+/// How far the segments to be loaded reach, or as much of their table as is there.
+fn bytes_needed(file: &File, header: &[u8; HEADER]) -> io::Result<u64> {
+    let (table, size, count) = (long(header, 32), half(header, 54), half(header, 56));
+    let mut needed = table.saturating_add(u64::from(size) * u64::from(count));
+    for number in 0..u64::from(count) {
+        let mut segment = [0; SEGMENT];
+        let at = table.saturating_add(number * u64::from(size));
+        if !read(file, &mut segment, at)? {
+            break;
+        }
+        if word(&segment, 0) == PT_LOAD {
+            needed = needed.max(long(&segment, 8).saturating_add(long(&segment, 32)));
+        }
+    }
+    Ok(needed)
+}
+
+/// Fills `bytes` from `at` of the file; false if it ends before.
+fn read(file: &File, bytes: &mut [u8], at: u64) -> io::Result<bool> {
+    match file.read_exact_at(bytes, at) {
+        Ok(()) => Ok(true),
+        Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => Ok(false),
+        // What an offset beyond all files gives.
+        Err(e) if e.kind() == io::ErrorKind::InvalidInput => Ok(false),
+        Err(e) => Err(e),
+    }
+}
+
+fn half(bytes: &[u8], at: usize) -> u16 {
+    u16::from_le_bytes([bytes[at], bytes[at + 1]])
+}
+
+fn word(bytes: &[u8], at: usize) -> u32 {
+    u32::from(half(bytes, at)) | u32::from(half(bytes, at + 2)) << 16
+}
+
+fn long(bytes: &[u8], at: usize) -> u64 {
+    u64::from(word(bytes, at)) | u64::from(word(bytes, at + 4)) << 32
+}

@@ -1,0 +1,108 @@
+//! Loads one plugin file through the three layers of the contract.
+// Reading the magic block of a file that is only now being found out about needs `unsafe`.
+#![allow(unsafe_code)]
+
+use std::path::{Path, PathBuf};
+
+use baton_plugin_api::PluginDescriptor;
+use baton_plugin_api::abi::{Root, root_module};
+use baton_plugin_api::magic::{ABI_MAJOR, ABI_MINOR, MAGIC, MAGIC_SYMBOL, MagicBlock};
+use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW};
+
+use super::elf;
+
+/// Why a file is not loaded. Each text is one line: what was found, and what is needed.
+#[derive(Debug, thiserror::Error)]
+#[error("Plugin '{}': {reason}", path.display())]
+pub struct LoadError {
+    /// The file.
+    pub path: PathBuf,
+    /// What was found and what is needed.
+    pub reason: String,
+}
+
+/// A loaded plugin. It is never unloaded.
+pub struct Plugin {
+    /// The file.
+    pub path: PathBuf,
+    /// Its first layer.
+    pub magic: MagicBlock,
+    /// Its third layer, checked.
+    pub descriptor: PluginDescriptor,
+    /// Its second layer.
+    pub root: Root,
+}
+
+impl Plugin {
+    /// Loads `path`. All of its code up to here runs in this process: a plugin is trusted code,
+    /// and what is refused here is what is unfit, not what is hostile.
+    pub fn load(path: &Path) -> Result<Self, LoadError> {
+        let refused = |reason: String| LoadError { path: path.to_owned(), reason };
+        elf::check(path).map_err(&refused)?;
+        let magic = read_magic(path).map_err(&refused)?;
+        check_version(&magic).map_err(&refused)?;
+        let root = root_module(path).map_err(|mismatch| {
+            // Hundreds of lines, which would bury the one below.
+            tracing::debug!(file = %path.display(), "{}", mismatch.full);
+            refused(format!(
+                "its functions are not those of this Baton, although both are ABI {ABI_MAJOR}; build \
+                 it with the released API crate ({mismatch})"
+            ))
+        })?;
+        let descriptor = root.descriptor().map_err(|e| refused(e.to_string()))?;
+        let wrong = |e: String| refused(format!("its descriptor is wrong: {e}"));
+        descriptor.check().map_err(wrong)?;
+        if (&descriptor.name, &descriptor.version) != (&magic.name(), &magic.version()) {
+            return Err(wrong("its name and version are not those of the magic block".into()));
+        }
+        Ok(Self { path: path.to_owned(), magic, descriptor, root })
+    }
+}
+
+fn read_magic(path: &Path) -> Result<MagicBlock, String> {
+    // SAFETY: the file's initialisers run. It is code the user asked to run in this process.
+    let library = unsafe { Library::open(Some(path), RTLD_NOW | RTLD_LOCAL) }
+        .map_err(|e| format!("cannot be loaded: {}", one_line(&e)))?;
+    // SAFETY: a plugin's symbol of this name is a `MagicBlock`, and the block says how long it is.
+    let symbol = unsafe { library.get::<*const MagicBlock>(MAGIC_SYMBOL.as_bytes()) }
+        .map_err(|_| format!("is no Baton plugin: it has no symbol '{MAGIC_SYMBOL}'"))?;
+    let block = *symbol;
+    // SAFETY: as above; the first twelve bytes of the block never change their meaning.
+    let (magic, size) = unsafe { ((*block).magic, (*block).size) };
+    if magic != MAGIC {
+        return Err(format!("is no Baton plugin: '{MAGIC_SYMBOL}' does not begin with its magic"));
+    }
+    if (size as usize) < size_of::<MagicBlock>() {
+        return Err(format!(
+            "its magic block has {size} bytes, {} are needed; build it again",
+            size_of::<MagicBlock>()
+        ));
+    }
+    // SAFETY: the block says that it is at least this long.
+    let block = unsafe { *block };
+    // The library stays: `abi_stable` opens it once more, and devices will live in it.
+    std::mem::forget(library);
+    Ok(block)
+}
+
+fn check_version(magic: &MagicBlock) -> Result<(), String> {
+    let (major, minor) = (magic.abi_major, magic.abi_minor);
+    if major != ABI_MAJOR {
+        return Err(format!(
+            "was built for plugin ABI {major}.{minor}, this Baton has ABI {ABI_MAJOR}.{ABI_MINOR}; \
+             build it with an API crate of ABI {ABI_MAJOR}"
+        ));
+    }
+    if minor > ABI_MINOR {
+        return Err(format!(
+            "was built for plugin ABI {major}.{minor}, which is newer than this Baton's \
+             {ABI_MAJOR}.{ABI_MINOR}; use a newer Baton"
+        ));
+    }
+    Ok(())
+}
+
+/// The dynamic linker's own words, which are the source of the library's error.
+fn one_line(error: &libloading::Error) -> String {
+    baton_migration::error_chain(error).replace('\n', " ")
+}

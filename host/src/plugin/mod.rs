@@ -1,0 +1,13 @@
+//! Device plugins: finding and loading them, and the devices in them.
+
+mod device;
+mod elf;
+mod loader;
+mod registry;
+mod services;
+
+pub use device::{DeviceError, PluggedDevice};
+pub use loader::{LoadError, Plugin};
+pub use registry::{Registry, RegistryError};
+pub(crate) use services::given;
+pub use services::{Bridge, DeviceBridge, Failures};

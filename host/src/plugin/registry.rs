@@ -1,0 +1,190 @@
+//! All plugins of this process, and where they are looked for.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use baton_plugin_api::{DeviceType, PluginDescriptor};
+
+use super::loader::{LoadError, Plugin};
+
+/// Why the plugins cannot be used as they are.
+#[derive(Debug, thiserror::Error)]
+pub enum RegistryError {
+    /// A file that was named, or lies in a plugin folder, is unfit.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    /// A `-plugin` that is not there.
+    #[error("Plugin path '{}' cannot be read: {reason}", path.display())]
+    Path {
+        /// As given.
+        path: PathBuf,
+        /// The system's words.
+        reason: String,
+    },
+    /// Two files offer the same device.
+    #[error(
+        "Device '{device}' is offered by both '{}' and '{}'; leave one of them out",
+        first.display(), second.display()
+    )]
+    Twice {
+        /// The device type.
+        device: String,
+        /// The file loaded first.
+        first: PathBuf,
+        /// The other.
+        second: PathBuf,
+    },
+    /// No plugin offers the device.
+    #[error("Device '{name}' is offered by no plugin{}; see -device help", nearest_text(nearest))]
+    Unknown {
+        /// What was asked for.
+        name: String,
+        /// A device with a similar name.
+        nearest: Option<String>,
+    },
+}
+
+fn nearest_text(nearest: &Option<String>) -> String {
+    nearest.as_ref().map(|name| format!(", did you mean '{name}'?")).unwrap_or_default()
+}
+
+/// The environment variable with further plugin paths, separated by colons.
+pub const PATH_VARIABLE: &str = "BATON_PLUGIN_PATH";
+/// Where an installed Baton has its plugins, from the folder of the executable.
+const INSTALLED: &str = "../lib/baton/plugins";
+
+/// Loaded plugins by device type.
+#[derive(Default)]
+pub struct Registry {
+    plugins: Vec<Plugin>,
+    devices: BTreeMap<String, (usize, usize)>,
+}
+
+impl Registry {
+    /// Loads every plugin of the search path: `named` (files or folders, from `-plugin`),
+    /// `BATON_PLUGIN_PATH`, the folder of the executable, and `../lib/baton/plugins` from there.
+    ///
+    /// A file is a candidate in a folder if its name ends in `.so`. One that turns out unfit is an
+    /// error where it was named or lies in a folder that is for plugins; beside the executable,
+    /// where any shared object may lie, one without the magic block is passed over. A file that
+    /// several paths lead to is loaded once.
+    pub fn load(named: &[PathBuf]) -> Result<Self, RegistryError> {
+        let mut this = Self::default();
+        for path in named {
+            this.add_path(path)?;
+        }
+        if let Some(paths) = std::env::var_os(PATH_VARIABLE) {
+            for path in std::env::split_paths(&paths).filter(|p| !p.as_os_str().is_empty()) {
+                this.add_path(&path)?;
+            }
+        }
+        let beside = std::env::current_exe().ok().and_then(|p| p.parent().map(Path::to_owned));
+        if let Some(beside) = beside {
+            for file in folder(&beside).unwrap_or_default() {
+                if mentions_magic(&file) {
+                    this.add_file(&file)?;
+                }
+            }
+            let installed = beside.join(INSTALLED);
+            if installed.is_dir() {
+                this.add_path(&installed)?;
+            }
+        }
+        Ok(this)
+    }
+
+    fn add_path(&mut self, path: &Path) -> Result<(), RegistryError> {
+        let unreadable = |e: std::io::Error| RegistryError::Path {
+            path: path.to_owned(),
+            reason: e.to_string(),
+        };
+        if path.metadata().map_err(unreadable)?.is_dir() {
+            for file in folder(path).map_err(unreadable)? {
+                self.add_file(&file)?;
+            }
+            Ok(())
+        } else {
+            self.add_file(path)
+        }
+    }
+
+    /// Loads one file, unless it is loaded already.
+    fn add_file(&mut self, path: &Path) -> Result<(), RegistryError> {
+        let path = path.canonicalize().unwrap_or_else(|_| path.to_owned());
+        if self.plugins.iter().any(|p| p.path == path) {
+            return Ok(());
+        }
+        let plugin = Plugin::load(&path)?;
+        // The same build may lie in two places of the search path; the first wins there, but a
+        // different file that offers the same device is a mistake that nobody would notice.
+        if let Some((device, first)) = self.offered(&plugin.descriptor) {
+            if same_content(&first, &path) {
+                return Ok(());
+            }
+            return Err(RegistryError::Twice { device, first, second: path });
+        }
+        let at = self.plugins.len();
+        for (n, device) in plugin.descriptor.devices.iter().enumerate() {
+            self.devices.insert(device.name.clone(), (at, n));
+        }
+        tracing::debug!(file = %path.display(), "loaded a plugin");
+        self.plugins.push(plugin);
+        Ok(())
+    }
+
+    fn offered(&self, descriptor: &PluginDescriptor) -> Option<(String, PathBuf)> {
+        descriptor.devices.iter().find_map(|device| {
+            let (at, _) = self.devices.get(&device.name)?;
+            Some((device.name.clone(), self.plugins[*at].path.clone()))
+        })
+    }
+
+    /// Every plugin, in the order loaded.
+    pub fn plugins(&self) -> &[Plugin] {
+        &self.plugins
+    }
+
+    /// Every device type with its plugin, by name.
+    pub fn devices(&self) -> impl Iterator<Item = (&Plugin, &DeviceType)> {
+        self.devices.values().map(|&(plugin, device)| {
+            let plugin = &self.plugins[plugin];
+            (plugin, &plugin.descriptor.devices[device])
+        })
+    }
+
+    /// The device type `name` and its plugin.
+    pub fn device(&self, name: &str) -> Result<(&Plugin, &DeviceType), RegistryError> {
+        let Some(&(plugin, device)) = self.devices.get(name) else {
+            return Err(RegistryError::Unknown {
+                name: name.to_owned(),
+                nearest: crate::cli::nearest(name, self.devices.keys().map(String::as_str)),
+            });
+        };
+        let plugin = &self.plugins[plugin];
+        Ok((plugin, &plugin.descriptor.devices[device]))
+    }
+}
+
+/// The shared objects in a folder, sorted, so that what is loaded does not depend on the disk.
+fn folder(path: &Path) -> std::io::Result<Vec<PathBuf>> {
+    let mut files = Vec::new();
+    for entry in path.read_dir()? {
+        let file = entry?.path();
+        if file.extension().is_some_and(|e| e == "so") && file.is_file() {
+            files.push(file);
+        }
+    }
+    files.sort();
+    Ok(files)
+}
+
+/// Whether a file holds the symbol of the magic block at all, found without running any of it.
+fn mentions_magic(path: &Path) -> bool {
+    let needle = baton_plugin_api::magic::MAGIC_SYMBOL.as_bytes();
+    std::fs::read(path)
+        .is_ok_and(|bytes| bytes.windows(needle.len()).any(|window| window == needle))
+}
+
+fn same_content(a: &Path, b: &Path) -> bool {
+    matches!((std::fs::read(a), std::fs::read(b)), (Ok(a), Ok(b)) if a == b)
+}

@@ -1,0 +1,175 @@
+//! What the host does for a device: its end of the contract's calls.
+
+use std::collections::BTreeMap;
+use std::os::fd::{IntoRawFd, OwnedFd};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use baton_migration::fds::FdTable;
+use baton_plugin_api::abi::HostServices;
+use baton_plugin_api::protocol::{HostReply, HostRequest};
+use baton_plugin_api::{Error, Result};
+
+use crate::chardev::Chardevs;
+
+/// The part of the host's services that depends on the device's bus class: installed once the
+/// device's place in the machine exists.
+pub trait DeviceBridge: Send + Sync {
+    /// Answers what the common part does not: interrupts, BARs, config changes.
+    fn call(&self, request: HostRequest) -> Result<HostReply>;
+    /// Sets a level-triggered line.
+    fn set_irq(&self, line: u32, level: bool) {
+        let _ = (line, level);
+    }
+}
+
+/// Devices that have failed, by id, with the reason. Shared by all of a machine.
+#[derive(Debug, Clone, Default)]
+pub struct Failures(Arc<Mutex<BTreeMap<String, String>>>);
+
+impl Failures {
+    /// Notes that a device has failed; its first reason stays.
+    pub fn add(&self, id: &str, reason: &str) {
+        tracing::error!(device = id, "the device has failed: {reason}");
+        let mut failures = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        failures.entry(id.to_owned()).or_insert_with(|| reason.to_owned());
+    }
+
+    /// The device `id` works again, after a reset.
+    pub fn remove(&self, id: &str) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(id);
+    }
+
+    /// Why the device `id` has failed, if it has.
+    pub fn get(&self, id: &str) -> Option<String> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(id).cloned()
+    }
+}
+
+/// The services of one device.
+pub struct Bridge {
+    id: String,
+    failures: Failures,
+    /// Gone once the device is: a plugin's log keeps the services of its first device for good, and
+    /// must not keep the machine with them.
+    live: Mutex<Option<Live>>,
+}
+
+#[derive(Clone)]
+struct Live {
+    preserved: Option<Arc<FdTable>>,
+    chardevs: Arc<Chardevs>,
+    class: Option<Arc<dyn DeviceBridge>>,
+}
+
+impl Bridge {
+    /// Services for the device `id`; `preserved` is there when it is restored.
+    pub fn new(
+        id: &str,
+        preserved: Option<Arc<FdTable>>,
+        chardevs: Arc<Chardevs>,
+        failures: Failures,
+    ) -> Arc<Self> {
+        let live = Mutex::new(Some(Live { preserved, chardevs, class: None }));
+        Arc::new(Self { id: id.to_owned(), failures, live })
+    }
+
+    /// Installs the part of the bus class.
+    pub fn install(&self, class: Arc<dyn DeviceBridge>) {
+        if let Some(live) = &mut *self.lock() {
+            live.class = Some(class);
+        }
+    }
+
+    /// Ends all services but the log.
+    pub fn close(&self) {
+        let live = self.lock().take();
+        drop(live);
+    }
+
+    /// A copy, so that no lock is held while a service is at work: it may call back.
+    fn live(&self) -> Result<Live> {
+        self.lock().clone().ok_or_else(|| Error::state("The device is gone"))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Live>> {
+        self.live.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn preserved(&self, name: &str, instance: u32) -> Result<HostReply> {
+        match self.live()?.preserved {
+            Some(table) if table.has(&self.id, name, instance) => table
+                .take(&self.id, name, instance)
+                .map(given)
+                .map_err(|e| Error::state(e.to_string())),
+            _ => Ok(HostReply::NoFd),
+        }
+    }
+
+    fn chardev(&self, id: &str) -> Result<HostReply> {
+        let (input, output) = self.live()?.chardevs.descriptors(id).map_err(Error::invalid)?;
+        Ok(HostReply::Chardev {
+            input: input.map(IntoRawFd::into_raw_fd),
+            output: output.map(IntoRawFd::into_raw_fd),
+        })
+    }
+
+    fn of_class(&self, request: HostRequest) -> Result<HostReply> {
+        let failed = matches!(request, HostRequest::Failed { .. });
+        match self.live().map(|live| live.class) {
+            Ok(Some(class)) => class.call(request),
+            _ if failed => Ok(HostReply::Done),
+            Ok(None) => Err(Error::state("The device asks for its bus before `realize`")),
+            Err(e) => Err(e),
+        }
+    }
+}
+
+/// Gives a descriptor away with a reply.
+pub(crate) fn given(fd: OwnedFd) -> HostReply {
+    HostReply::Fd(fd.into_raw_fd())
+}
+
+impl HostServices for Bridge {
+    fn call(&self, request: HostRequest) -> Result<HostReply> {
+        match request {
+            HostRequest::PreservedFd { name, instance } => self.preserved(&name, instance),
+            HostRequest::Chardev { id } => self.chardev(&id),
+            other => {
+                if let HostRequest::Failed { reason } = &other {
+                    self.failures.add(&self.id, reason);
+                }
+                self.of_class(other)
+            }
+        }
+        .map_err(|e| e.in_device(&self.id))
+    }
+
+    fn set_irq(&self, line: u32, level: bool) {
+        if let Ok(Live { class: Some(class), .. }) = self.live() {
+            class.set_irq(line, level);
+        }
+    }
+
+    fn log(&self, level: u32, target: &str, message: &str) {
+        let id = &self.id;
+        match level {
+            0 | 1 => tracing::error!(target: "plugin", device = id, from = target, "{message}"),
+            2 => tracing::warn!(target: "plugin", device = id, from = target, "{message}"),
+            3 => tracing::info!(target: "plugin", device = id, from = target, "{message}"),
+            4 => tracing::debug!(target: "plugin", device = id, from = target, "{message}"),
+            _ => tracing::trace!(target: "plugin", device = id, from = target, "{message}"),
+        }
+    }
+
+    fn log_level(&self) -> u32 {
+        use tracing::level_filters::LevelFilter;
+        match LevelFilter::current() {
+            LevelFilter::OFF => 0,
+            LevelFilter::ERROR => 1,
+            LevelFilter::WARN => 2,
+            LevelFilter::INFO => 3,
+            LevelFilter::DEBUG => 4,
+            _ => 5,
+        }
+    }
+}

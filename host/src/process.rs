@@ -1,0 +1,176 @@
+//! The process: from the command line to the exit status.
+
+use std::ffi::OsString;
+use std::io::Write;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::Duration;
+
+use baton_migration::address::MigrationAddress;
+use baton_migration::handover::TargetHandover;
+use baton_migration::{HostError, error_chain};
+use nix::sys::signal::{SigSet, Signal};
+
+use crate::cli::{self, Invocation, Options};
+use crate::control::VmControl;
+use crate::handover;
+use crate::help;
+use crate::machine::events::MachineEvent;
+use crate::monitor::{Control, Events, Monitor};
+use crate::plugin::Registry;
+use crate::vcpu;
+use crate::vm::Vm;
+
+/// How long monitors may take to send what they still have.
+const FLUSH: Duration = Duration::from_secs(1);
+
+/// Runs the program with `arguments`, without the program's own name. Errors are printed as one
+/// line.
+pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    match invoke(arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            eprintln!("baton: {}", error_chain(&*e).replace('\n', " "));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn invoke(arguments: impl IntoIterator<Item = OsString>) -> Result<(), HostError> {
+    let text = match cli::parse(arguments)? {
+        Invocation::Run(options) => return run_guest(*options),
+        Invocation::DeviceHelp { device, plugins } => help::devices(device.as_deref(), &plugins)?,
+        Invocation::PluginInfo(file) => help::plugin(&file)?,
+        Invocation::MachineHelp => cli::help::machine(),
+        Invocation::ObjectHelp => cli::help::object(),
+        Invocation::Version => cli::help::version(),
+        Invocation::Help => cli::help::usage(),
+    };
+    let mut out = std::io::stdout().lock();
+    // A reader that has seen enough closes the pipe.
+    let _ = writeln!(out, "{}", text.trim_end());
+    Ok(())
+}
+
+fn run_guest(options: Options) -> Result<(), HostError> {
+    crate::log::start()?;
+    let (requests, inbox) = channel();
+    watch_signals(requests.clone())?;
+    vcpu::install_handler().map_err(|e| format!("Cannot install a signal handler: {e}"))?;
+    raise_descriptor_limit();
+    let registry = Registry::load(&options.plugins)?;
+    let events = Events::new();
+    let vm = Vm::new(options, registry, events.clone(), requests)?;
+    let control: Arc<dyn Control> = Arc::new(VmControl(Arc::clone(&vm)));
+    let monitors = vm.options.monitors.clone();
+    let monitor = match wait_for_source(&vm)? {
+        Some(handover) => {
+            let monitor = Monitor::start(monitors, control, events)?;
+            take_guest(&vm, handover)?;
+            monitor
+        }
+        None => {
+            vm.power_on()?;
+            let monitor = Monitor::start(monitors, control, events)?;
+            let mut state = vm.state();
+            if state.autostart {
+                vm.run(&mut state)?;
+            }
+            drop(state);
+            monitor
+        }
+    };
+    let outcome = serve(&vm, &inbox);
+    monitor.shutdown(FLUSH);
+    outcome
+}
+
+/// With `-incoming`: waits for the source's descriptors, before there is any monitor.
+fn wait_for_source(vm: &Arc<Vm>) -> Result<Option<TargetHandover>, HostError> {
+    let Some(incoming) = &vm.options.incoming else { return Ok(None) };
+    let cpr = incoming.cpr.as_ref().ok_or(
+        "-incoming: a guest comes to this Baton by cpr-transfer alone; add an -incoming for the \
+         channel of type cpr",
+    )?;
+    handover::receive(vm, cpr).map(Some)
+}
+
+/// Opens the main channel in a thread of its own, or waits for `migrate-incoming`.
+fn take_guest(vm: &Arc<Vm>, handover: TargetHandover) -> Result<(), HostError> {
+    let main = match vm.options.incoming.as_ref().and_then(|incoming| incoming.main.clone()) {
+        Some(MigrationAddress::Socket(main)) => main,
+        Some(_) => return Err("Migration requires streamable transport (eg unix)".into()),
+        None => {
+            vm.state().deferred = Some(handover);
+            return Ok(());
+        }
+    };
+    let vm = Arc::clone(vm);
+    std::thread::Builder::new()
+        .name("incoming".into())
+        .spawn(move || handover::run(&vm, handover, &main, true))
+        .map(|_| ())
+        .map_err(|e| format!("Cannot start a thread: {e}").into())
+}
+
+/// Acts on what happens until the process is to end.
+fn serve(vm: &Vm, inbox: &Receiver<MachineEvent>) -> Result<(), HostError> {
+    loop {
+        // The VM keeps a sender, so that this never ends by itself.
+        let event = inbox.recv().map_err(|_| "The machine is gone")?;
+        match event {
+            MachineEvent::PowerOff => {
+                vm.shut_down(true, "guest-shutdown");
+                return Ok(());
+            }
+            MachineEvent::Reset | MachineEvent::TripleFault if vm.options.no_reboot => {
+                vm.shut_down(true, "guest-reset");
+                return Ok(());
+            }
+            MachineEvent::Reset | MachineEvent::TripleFault => {
+                if let Err(e) = vm.reset(true) {
+                    tracing::error!("the guest cannot be reset: {}", error_chain(&*e));
+                }
+            }
+            MachineEvent::VcpuFailed { vcpu, reason } => vm.fail(&format!("vCPU {vcpu}: {reason}")),
+            MachineEvent::Quit { cause } => {
+                vm.shut_down(false, cause);
+                return Ok(());
+            }
+            MachineEvent::Abandoned(reason) => return Err(reason.into()),
+        }
+    }
+}
+
+/// Signals that end the process are taken by a thread of their own. Must be called before any other
+/// thread exists, so that all of them have the signals blocked.
+fn watch_signals(requests: Sender<MachineEvent>) -> Result<(), HostError> {
+    let mut signals = SigSet::empty();
+    for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
+        signals.add(signal);
+    }
+    signals.thread_block().map_err(|e| format!("Cannot block signals: {e}"))?;
+    std::thread::Builder::new()
+        .name("signals".into())
+        .spawn(move || {
+            while signals.wait().is_ok() {
+                if requests.send(MachineEvent::Quit { cause: "host-signal" }).is_err() {
+                    return;
+                }
+            }
+        })
+        .map(|_| ())
+        .map_err(|e| format!("Cannot start a thread: {e}").into())
+}
+
+/// Eventfds of many queues pass the usual limit of 1024.
+fn raise_descriptor_limit() {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE)
+        && soft < hard
+        && let Err(e) = setrlimit(Resource::RLIMIT_NOFILE, hard, hard)
+    {
+        tracing::debug!("the limit of open files stays at {soft}: {e}");
+    }
+}

@@ -1,0 +1,13 @@
+//! Virtual CPUs: one thread each, which runs the guest, stops, saves and loads.
+
+pub mod cpuid;
+pub mod msrs;
+
+mod signal;
+mod state;
+mod thread;
+mod tsc;
+
+pub use signal::install_handler;
+pub use state::{VcpuState, section};
+pub use thread::{Exits, Vcpu, VcpuError};

@@ -1,0 +1,239 @@
+//! The VM: the machine with its runstate, and everything that may be asked of it.
+
+use std::sync::mpsc::Sender;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use baton_migration::blockers::Blockers;
+use baton_migration::handover::TargetHandover;
+use baton_migration::status::{MigrationStatus, Tracker};
+use baton_migration::{Blocker, HostError, Mode};
+
+use crate::cli::Options;
+use crate::machine::Machine;
+use crate::machine::events::MachineEvent;
+use crate::monitor::Events;
+use crate::plugin::Registry;
+use crate::runstate::RunState;
+
+/// A VM. Every method may be called from any thread.
+pub struct Vm {
+    /// What the command line asked for.
+    pub options: Options,
+    /// The plugins.
+    pub registry: Registry,
+    /// Where QMP events go.
+    pub events: Events,
+    /// The migration's status.
+    pub tracker: Arc<Tracker>,
+    /// What the machine itself knows to block migrations.
+    pub blockers: Blockers,
+    /// To the main thread.
+    pub requests: Sender<MachineEvent>,
+    state: Mutex<State>,
+}
+
+/// What changes.
+pub struct State {
+    /// The machine; gone once another process has it, not there yet before it came.
+    pub machine: Option<Machine>,
+    /// What it is doing.
+    pub runstate: RunState,
+    /// The migration parameter `mode`.
+    pub mode: Mode,
+    /// An incoming handover that waits for `migrate-incoming`.
+    pub deferred: Option<TargetHandover>,
+    /// Whether the guest is let run once it has come in.
+    pub autostart: bool,
+    /// Whether a handover is under way in either direction.
+    pub migrating: bool,
+}
+
+impl Vm {
+    /// A VM with no machine yet.
+    pub fn new(
+        options: Options,
+        registry: Registry,
+        events: Events,
+        requests: Sender<MachineEvent>,
+    ) -> std::io::Result<Arc<Self>> {
+        let sink = events.clone();
+        let tracker = Tracker::new(Box::new(move |status: MigrationStatus| {
+            sink.emit("MIGRATION", Some(serde_json::json!({ "status": status })));
+        }))?;
+        let blockers = Blockers::new();
+        for blocker in own_blockers(&options) {
+            // Nothing migrates yet, so that nothing is refused.
+            let _ = blockers.add("", blocker);
+        }
+        let (runstate, autostart) = match options.incoming {
+            Some(_) => (RunState::InMigrate, !options.paused),
+            None => (RunState::Prelaunch, !options.paused),
+        };
+        Ok(Arc::new(Self {
+            options,
+            registry,
+            events,
+            tracker: Arc::new(tracker),
+            blockers,
+            requests,
+            state: Mutex::new(State {
+                machine: None,
+                runstate,
+                mode: Mode::Normal,
+                deferred: None,
+                autostart,
+                migrating: false,
+            }),
+        }))
+    }
+
+    /// The VM's state. It is held while the guest is stopped or let run, and never while waiting
+    /// for somebody else.
+    pub fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Builds and boots the machine, which does not run yet.
+    pub fn power_on(&self) -> Result<(), HostError> {
+        let mut machine = Machine::build(&self.options, &self.registry, None, &self.requests)?;
+        machine.boot()?;
+        self.state().machine = Some(machine);
+        Ok(())
+    }
+
+    /// Lets the guest run.
+    pub fn cont(&self) -> Result<(), HostError> {
+        let mut state = self.state();
+        if state.runstate == RunState::InMigrate {
+            // As in QEMU: the guest will run once it is here.
+            state.autostart = true;
+            return Ok(());
+        }
+        if let Some(refusal) = state.runstate.cont_refusal() {
+            return Err(refusal.into());
+        }
+        self.run(&mut state)
+    }
+
+    /// Stops the guest.
+    pub fn stop(&self) -> Result<(), HostError> {
+        let mut state = self.state();
+        match state.runstate {
+            RunState::InMigrate => state.autostart = false,
+            RunState::Running => self.halt(&mut state, RunState::Paused)?,
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// The guest resets, at its own or an operator's wish.
+    pub fn reset(&self, guest: bool) -> Result<(), HostError> {
+        let mut state = self.state();
+        let before = state.runstate;
+        let Some(machine) = state.machine.as_mut() else {
+            return Err("There is no machine in this process to reset".into());
+        };
+        let running = before.is_running();
+        // A device that fails to stop is reset all the same.
+        if running && let Err(e) = machine.stop(false) {
+            tracing::error!("while stopping for a reset: {e}");
+        }
+        let reset = machine.reset();
+        let reason = if guest { "guest-reset" } else { "host-qmp-system-reset" };
+        let data = serde_json::json!({ "guest": guest, "reason": reason });
+        self.events.emit("RESET", Some(data));
+        if let Err(e) = reset {
+            state.runstate = RunState::InternalError;
+            self.events.emit("STOP", None);
+            return Err(e);
+        }
+        if running {
+            machine.start()?;
+        } else if matches!(before, RunState::Shutdown | RunState::InternalError) {
+            state.runstate = RunState::Paused;
+        }
+        Ok(())
+    }
+
+    /// A vCPU cannot go on: everything stops.
+    pub fn fail(&self, reason: &str) {
+        tracing::error!("the guest cannot go on: {reason}");
+        let mut state = self.state();
+        if let Err(e) = self.halt(&mut state, RunState::InternalError) {
+            tracing::error!("while stopping it: {e}");
+        }
+    }
+
+    /// Somebody presses the power button.
+    pub fn power_button(&self) -> Result<(), HostError> {
+        let state = self.state();
+        let machine = state.machine.as_ref().ok_or("There is no machine in this process")?;
+        machine.press_power_button();
+        self.events.emit("POWERDOWN", None);
+        Ok(())
+    }
+
+    /// Ends the guest's run in this process, with the event that says why.
+    pub fn shut_down(&self, guest: bool, reason: &str) {
+        let mut state = self.state();
+        if state.runstate.is_running() {
+            self.events.emit("STOP", None);
+        }
+        // Dropping the machine stops vCPUs and devices first.
+        let running = state.runstate.is_running();
+        if let Some(machine) = state.machine.as_mut()
+            && running
+            && let Err(e) = machine.stop(false)
+        {
+            tracing::error!("while shutting down: {e}");
+        }
+        state.runstate = RunState::Shutdown;
+        let data = serde_json::json!({ "guest": guest, "reason": reason });
+        self.events.emit("SHUTDOWN", Some(data));
+    }
+
+    /// Lets the stopped machine run.
+    pub fn run(&self, state: &mut State) -> Result<(), HostError> {
+        if state.runstate.is_running() {
+            return Ok(());
+        }
+        let machine = state.machine.as_ref().ok_or("There is no machine in this process")?;
+        if state.runstate == RunState::Paused {
+            machine.announce_pause();
+        }
+        machine.start()?;
+        state.runstate = RunState::Running;
+        self.events.emit("RESUME", None);
+        Ok(())
+    }
+
+    /// Stops the running machine.
+    fn halt(&self, state: &mut State, to: RunState) -> Result<(), HostError> {
+        if !state.runstate.is_running() {
+            return Ok(());
+        }
+        let stopped = state.machine.as_mut().map_or(Ok(()), |machine| machine.stop(false));
+        state.runstate = to;
+        self.events.emit("STOP", None);
+        stopped
+    }
+}
+
+/// What of the command line stands in the way of a migration.
+fn own_blockers(options: &Options) -> Vec<Blocker> {
+    let mut blockers = Vec::new();
+    if !options.memory.share {
+        let id = &options.memory.id;
+        blockers.push(Blocker {
+            id: "memory-not-shared".into(),
+            // QEMU's text.
+            reason: format!(
+                "Memory region {id} is not compatible with CPR. share=on is required for \
+                 memory-backend objects, and aux-ram-share=on is required."
+            ),
+            remedy: "Start the guest with shared memory".into(),
+            modes: vec![Mode::CprTransfer, Mode::CprExec],
+        });
+    }
+    blockers
+}

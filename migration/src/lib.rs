@@ -1,0 +1,50 @@
+//! Baton's migration core: what moves a running guest from one process to the next.
+//!
+//! Nothing here knows KVM or loads a plugin. The VMM implements two small traits,
+//! [`handover::SourceHost`] and [`handover::TargetHost`]; this crate does the rest, and its tests
+//! do the same against fake machines.
+//!
+//! | module | what it is |
+//! |---|---|
+//! | [`address`] | migration addresses in QAPI's JSON form, as URIs and as dotted keys |
+//! | [`blockers`] | who objects to a migration, per mode |
+//! | [`channel`] | connected sockets that carry bounded frames and file descriptors |
+//! | [`claim`] | the shared word that decides which process runs the guest |
+//! | [`fds`] | the descriptors a target received, each taken once |
+//! | [`fingerprint`] | what two machines must have in common |
+//! | [`handover`] | the protocol and its two state machines |
+//! | [`status`] | what `query-migrate` reports |
+//! | [`stream`] | the vmstate stream |
+//!
+//! The only mode driven here is `cpr-transfer`.
+
+#![warn(missing_docs)]
+
+pub mod address;
+pub mod blockers;
+pub mod channel;
+pub mod claim;
+pub mod fds;
+pub mod fingerprint;
+pub mod handover;
+pub mod status;
+pub mod stream;
+
+pub use baton_plugin_api::migration::{Blocker, Fd, FdDeclaration, MigrationEvent, Mode, Section};
+
+/// An error of the VMM or of a device, as the core carries it to the peer and to `query-migrate`.
+///
+/// Its whole chain of sources is reported, so an error need not repeat its source's text.
+pub type HostError = Box<dyn std::error::Error + Send + Sync + 'static>;
+
+/// The text of an error and of all its sources, joined with `: `.
+pub fn error_chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        source = error.source();
+    }
+    text
+}

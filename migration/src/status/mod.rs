@@ -1,0 +1,116 @@
+//! Where a migration is, as `query-migrate` and the `MIGRATION` event tell it.
+
+mod info;
+mod tracker;
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+pub use info::MigrationInfo;
+pub use tracker::{MigrationInProgress, Observer, Tracker};
+
+/// QAPI `MigrationStatus`. All values are spelled; a cpr-transfer uses those that
+/// [`MigrationStatus::may_become`] names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum MigrationStatus {
+    /// Nothing ever happened.
+    None,
+    /// The two processes prepare; the guest runs.
+    Setup,
+    /// A cancellation is being carried out.
+    Cancelling,
+    /// Cancelled; the guest is where it was.
+    Cancelled,
+    /// Both sides are ready; the guest is about to stop, or stops.
+    Active,
+    /// Not used by cpr modes.
+    PostcopyDevice,
+    /// Not used by cpr modes.
+    PostcopyActive,
+    /// Not used by cpr modes.
+    PostcopyPaused,
+    /// Not used by cpr modes.
+    PostcopyRecoverSetup,
+    /// Not used by cpr modes.
+    PostcopyRecover,
+    /// The guest runs in the target.
+    Completed,
+    /// Failed; the error says where the guest is.
+    Failed,
+    /// Not used by cpr modes.
+    Colo,
+    /// Not used by cpr modes.
+    PreSwitchover,
+    /// The guest is stopped; device state is on its way.
+    Device,
+    /// Not used by cpr modes.
+    WaitUnplug,
+}
+
+impl MigrationStatus {
+    /// The QAPI spelling.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Setup => "setup",
+            Self::Cancelling => "cancelling",
+            Self::Cancelled => "cancelled",
+            Self::Active => "active",
+            Self::PostcopyDevice => "postcopy-device",
+            Self::PostcopyActive => "postcopy-active",
+            Self::PostcopyPaused => "postcopy-paused",
+            Self::PostcopyRecoverSetup => "postcopy-recover-setup",
+            Self::PostcopyRecover => "postcopy-recover",
+            Self::Completed => "completed",
+            Self::Failed => "failed",
+            Self::Colo => "colo",
+            Self::PreSwitchover => "pre-switchover",
+            Self::Device => "device",
+            Self::WaitUnplug => "wait-unplug",
+        }
+    }
+
+    /// Whether a migration is under way, so that another cannot begin.
+    pub const fn in_progress(self) -> bool {
+        !matches!(
+            self,
+            Self::None | Self::Cancelled | Self::Completed | Self::Failed
+        )
+    }
+
+    /// Whether a cpr-transfer may go from `self` to `next`.
+    pub const fn may_become(self, next: Self) -> bool {
+        use MigrationStatus::*;
+        match self {
+            None | Cancelled | Completed | Failed => matches!(next, Setup),
+            Setup => matches!(next, Active | Cancelling | Failed),
+            // The target goes from active to completed: it has no device phase of its own.
+            Active => matches!(next, Device | Completed | Cancelling | Failed),
+            Device => matches!(next, Completed | Cancelling | Failed),
+            // A target that claimed the guest just before it would have been cancelled keeps it.
+            Cancelling => matches!(next, Cancelled | Completed | Failed),
+            _ => false,
+        }
+    }
+}
+
+impl fmt::Display for MigrationStatus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// A status change that must not happen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("A migration cannot go from '{from}' to '{to}'")]
+pub struct IllegalTransition {
+    /// The status now.
+    pub from: MigrationStatus,
+    /// The status asked for.
+    pub to: MigrationStatus,
+}
+
+#[cfg(test)]
+mod tests;

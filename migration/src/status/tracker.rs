@@ -1,0 +1,175 @@
+//! The state of the one migration a process has at a time, shared by its threads.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use nix::sys::eventfd::{EfdFlags, EventFd};
+
+use super::{IllegalTransition, MigrationInfo, MigrationStatus};
+use crate::claim::Blackout;
+
+/// Told every change of status, in order, on the thread that makes it. It must not change the
+/// status itself.
+pub type Observer = Box<dyn Fn(MigrationStatus) + Send + Sync>;
+
+/// A migration is under way already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("There's a migration process in progress")]
+pub struct MigrationInProgress;
+
+/// Status, times and cancellation of a process's migrations. Any thread may use it.
+pub struct Tracker {
+    inner: Mutex<Inner>,
+    observer: Observer,
+    /// Whether a cancellation is wanted.
+    cancelled: AtomicBool,
+    /// Readable while a cancellation is wanted.
+    cancel: EventFd,
+}
+
+#[derive(Debug)]
+struct Inner {
+    status: MigrationStatus,
+    began: Instant,
+    setup: Option<Duration>,
+    total: Option<Duration>,
+    blackout: Option<Blackout>,
+    error: Option<String>,
+}
+
+impl Tracker {
+    /// Nothing has happened yet; fails only if the kernel has no descriptor left.
+    pub fn new(observer: Observer) -> io::Result<Self> {
+        let cancel = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
+        let inner = Inner {
+            status: MigrationStatus::None,
+            began: Instant::now(),
+            setup: None,
+            total: None,
+            blackout: None,
+            error: None,
+        };
+        Ok(Self {
+            inner: Mutex::new(inner),
+            observer,
+            cancelled: AtomicBool::new(false),
+            cancel,
+        })
+    }
+
+    /// Where the migration is.
+    pub fn status(&self) -> MigrationStatus {
+        self.lock().status
+    }
+
+    /// What `query-migrate` returns, without the blocked reasons.
+    pub fn info(&self) -> MigrationInfo {
+        let inner = self.lock();
+        if inner.status == MigrationStatus::None {
+            return MigrationInfo::default();
+        }
+        let ms = |time: Duration| time.as_millis() as u64;
+        MigrationInfo {
+            status: Some(inner.status),
+            total_time: Some(ms(inner.total.unwrap_or_else(|| inner.began.elapsed()))),
+            downtime: inner.blackout.map(|blackout| blackout.downtime_ms()),
+            setup_time: inner.setup.map(ms),
+            blackout: inner.blackout,
+            error_desc: inner.error.clone(),
+            blocked_reasons: Vec::new(),
+        }
+    }
+
+    /// Asks the migration under way to stop; without one it does nothing, as QEMU's
+    /// `migrate_cancel`. Once the source has let go of the guest it is too late and has no effect.
+    pub fn cancel(&self) {
+        let inner = self.lock();
+        if inner.status.in_progress() {
+            self.cancelled.store(true, Ordering::SeqCst);
+            // A full counter, the only possible error, is readable as well.
+            let _ = self.cancel.write(1);
+        }
+    }
+
+    /// Begins a migration in status `setup`.
+    pub(crate) fn begin(&self) -> Result<(), MigrationInProgress> {
+        {
+            let mut inner = self.lock();
+            if inner.status.in_progress() {
+                return Err(MigrationInProgress);
+            }
+            // Forgets a cancellation of the previous one; an empty counter is the only error.
+            let _ = self.cancel.read();
+            self.cancelled.store(false, Ordering::SeqCst);
+            *inner = Inner {
+                status: MigrationStatus::Setup,
+                began: Instant::now(),
+                setup: None,
+                total: None,
+                blackout: None,
+                error: None,
+            };
+        }
+        (self.observer)(MigrationStatus::Setup);
+        Ok(())
+    }
+
+    /// Goes on to `next`.
+    pub(crate) fn advance(&self, next: MigrationStatus) -> Result<(), IllegalTransition> {
+        {
+            let mut inner = self.lock();
+            if !inner.status.may_become(next) {
+                return Err(IllegalTransition {
+                    from: inner.status,
+                    to: next,
+                });
+            }
+            let elapsed = inner.began.elapsed();
+            if inner.status == MigrationStatus::Setup {
+                inner.setup = Some(elapsed);
+            }
+            if !next.in_progress() {
+                inner.total = Some(elapsed);
+            }
+            inner.status = next;
+        }
+        (self.observer)(next);
+        Ok(())
+    }
+
+    /// Notes why it fails or was cancelled; before the status says so.
+    pub(crate) fn note_error(&self, reason: &str) {
+        self.lock().error = Some(reason.to_owned());
+    }
+
+    /// Notes how long the guest stood still; before the status says `completed`.
+    pub(crate) fn note_blackout(&self, blackout: Option<Blackout>) {
+        self.lock().blackout = blackout;
+    }
+
+    /// Whether a cancellation is wanted.
+    pub(crate) fn cancelled(&self) -> bool {
+        self.cancelled.load(Ordering::SeqCst)
+    }
+
+    /// Readable while a cancellation is wanted.
+    pub(crate) fn cancel_fd(&self) -> BorrowedFd<'_> {
+        self.cancel.as_fd()
+    }
+
+    /// All fields change together, so they stay whole even if a thread panicked here.
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl std::fmt::Debug for Tracker {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Tracker")
+            .field("inner", &self.inner)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,146 @@
+//! A machine's state in memory, between the stream and the devices.
+
+use std::collections::HashMap;
+use std::io::Read;
+
+use serde::de::DeserializeOwned;
+
+use super::{Header, StateReader, StreamError, payload};
+use crate::Section;
+
+/// One section as it was read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SectionData {
+    /// Device path, slash, section name.
+    pub name: String,
+    /// Tells several of one name apart.
+    pub instance: u32,
+    /// The version it was written with.
+    pub version: u32,
+    /// The state, as [`super::encode`] made it.
+    pub payload: Vec<u8>,
+}
+
+impl SectionData {
+    /// Refuses a version that `accepted` does not cover, in QEMU's words.
+    pub fn check_version(&self, accepted: &Section) -> Result<(), StreamError> {
+        let (name, found) = (self.name.clone(), self.version);
+        if found > accepted.version {
+            return Err(StreamError::TooNew {
+                name,
+                found,
+                local: accepted.version,
+            });
+        }
+        if found < accepted.minimum_version {
+            return Err(StreamError::TooOld {
+                name,
+                found,
+                minimum: accepted.minimum_version,
+            });
+        }
+        Ok(())
+    }
+
+    /// The state as a value, for a section that has one version's layout.
+    pub fn decode<T: DeserializeOwned>(&self) -> Result<T, StreamError> {
+        payload::decode(&self.name, &self.payload)
+    }
+}
+
+/// All sections of a stream, in its order, until their owners take them out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StateImage {
+    header: Header,
+    /// A taken section leaves `None`.
+    sections: Vec<Option<SectionData>>,
+    /// Position in `sections`, by name and instance.
+    index: HashMap<String, HashMap<u32, usize>>,
+}
+
+impl StateImage {
+    /// An image without sections.
+    pub fn new(header: Header) -> Self {
+        Self {
+            header,
+            sections: Vec::new(),
+            index: HashMap::new(),
+        }
+    }
+
+    /// Reads a whole stream; bytes after its end mark are left unread.
+    pub fn read(input: impl Read) -> Result<Self, StreamError> {
+        StateReader::new(input)?.into_image()
+    }
+
+    /// What the stream says of itself.
+    pub fn header(&self) -> &Header {
+        &self.header
+    }
+
+    /// Adds a section at the end; the same name and instance twice is an error.
+    pub fn push(&mut self, section: SectionData) -> Result<(), StreamError> {
+        let position = self.sections.len();
+        let instances = self.index.entry(section.name.clone()).or_default();
+        if instances.insert(section.instance, position).is_some() {
+            let SectionData { name, instance, .. } = section;
+            return Err(StreamError::Duplicate { name, instance });
+        }
+        self.sections.push(Some(section));
+        Ok(())
+    }
+
+    /// Takes out a section that must be there.
+    pub fn take(&mut self, name: &str, instance: u32) -> Result<SectionData, StreamError> {
+        self.take_if_present(name, instance)
+            .ok_or_else(|| StreamError::Missing {
+                name: name.to_owned(),
+                instance,
+            })
+    }
+
+    /// Takes out a section that need not be there, such as a subsection.
+    pub fn take_if_present(&mut self, name: &str, instance: u32) -> Option<SectionData> {
+        let position = *self.index.get(name)?.get(&instance)?;
+        self.sections[position].take()
+    }
+
+    /// Takes out a section and checks its version against what its owner `accepts`.
+    pub fn take_checked(
+        &mut self,
+        device_path: &str,
+        accepts: &Section,
+        instance: u32,
+    ) -> Result<SectionData, StreamError> {
+        let section = self.take(&super::section_name(device_path, &accepts.name), instance)?;
+        section.check_version(accepts)?;
+        Ok(section)
+    }
+
+    /// The sections still there, in the order of the stream.
+    pub fn sections(&self) -> impl Iterator<Item = &SectionData> {
+        self.sections.iter().flatten()
+    }
+
+    /// How many sections it ever had.
+    pub fn len(&self) -> usize {
+        self.sections.len()
+    }
+
+    /// Whether it never had a section.
+    pub fn is_empty(&self) -> bool {
+        self.sections.is_empty()
+    }
+
+    /// Refuses an image of which a section was not taken, in QEMU's words: a device of the source
+    /// that is not here would lose its state without a word.
+    pub fn all_taken(&self) -> Result<(), StreamError> {
+        match self.sections().next() {
+            None => Ok(()),
+            Some(SectionData { name, instance, .. }) => Err(StreamError::Unknown {
+                name: name.clone(),
+                instance: *instance,
+            }),
+        }
+    }
+}

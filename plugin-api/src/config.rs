@@ -1,0 +1,115 @@
+//! What a device is created from.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::descriptor::Value;
+use crate::error::{Error, Result};
+use crate::migration::Mode;
+
+/// The input of `create`: all of it data.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Config {
+    /// The device's id: what the user said, or the place it sits at.
+    pub id: String,
+    /// Every property that was said or has a default, checked against the descriptor.
+    pub properties: BTreeMap<String, Value>,
+    /// The drives that properties of kind `Drive` name, by the property's name.
+    #[serde(default)]
+    pub drives: BTreeMap<String, Drive>,
+    /// Set when the device's state will be loaded, which is when it must open nothing that
+    /// [`Host::preserved_fd`](crate::Host::preserved_fd) gives it, and touch nothing the same
+    /// device in another process may still be using.
+    #[serde(default)]
+    pub restoring: Option<Mode>,
+}
+
+impl Config {
+    /// A property of kind `Bool`.
+    pub fn bool(&self, name: &str) -> Result<bool> {
+        match self.properties.get(name) {
+            Some(Value::Bool(value)) => Ok(*value),
+            other => Err(mistyped(name, "on or off", other)),
+        }
+    }
+
+    /// A property of kind `Uint`.
+    pub fn uint(&self, name: &str) -> Result<u64> {
+        match self.properties.get(name) {
+            Some(Value::Uint(value)) => Ok(*value),
+            other => Err(mistyped(name, "a number", other)),
+        }
+    }
+
+    /// A property of any kind that is text.
+    pub fn string(&self, name: &str) -> Result<&str> {
+        match self.properties.get(name) {
+            Some(Value::String(value)) => Ok(value),
+            other => Err(mistyped(name, "text", other)),
+        }
+    }
+
+    /// A property of kind `Uint` that may be absent.
+    pub fn uint_if_said(&self, name: &str) -> Result<Option<u64>> {
+        self.properties
+            .contains_key(name)
+            .then(|| self.uint(name))
+            .transpose()
+    }
+
+    /// A property of any kind that is text, which may be absent.
+    pub fn string_if_said(&self, name: &str) -> Result<Option<&str>> {
+        self.properties
+            .contains_key(name)
+            .then(|| self.string(name))
+            .transpose()
+    }
+
+    /// The drive that property `name` names.
+    pub fn drive(&self, name: &str) -> Result<&Drive> {
+        self.drives
+            .get(name)
+            .ok_or_else(|| mistyped(name, "the id of a -drive", None))
+    }
+}
+
+fn mistyped(name: &str, want: &str, found: Option<&Value>) -> Error {
+    Error::invalid(match found {
+        Some(value) => format!("Property '{name}' is '{value}', it takes {want}"),
+        None => format!("Property '{name}' is missing, it takes {want}"),
+    })
+}
+
+/// A `-drive`, as the user described it. The device opens it.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Drive {
+    /// Its id.
+    pub id: String,
+    /// The file's path.
+    pub file: String,
+    /// `raw`, or another word that the device may refuse.
+    pub format: String,
+    /// Whether the guest may only read.
+    #[serde(default)]
+    pub read_only: bool,
+    /// `discard=unmap`: a discard frees the file's blocks.
+    #[serde(default)]
+    pub discard: bool,
+    /// `aio=`: `threads` or `io_uring`; absent, the device chooses.
+    #[serde(default)]
+    pub aio: Option<String>,
+    /// `cache.direct`: bypass the host's page cache.
+    #[serde(default)]
+    pub direct: bool,
+    /// `cache.no-flush`: the guest's flushes are not passed on.
+    #[serde(default)]
+    pub no_flush: bool,
+    /// `file.locking`: whether the image is locked; on unless said otherwise.
+    #[serde(default = "yes")]
+    pub locking: bool,
+}
+
+fn yes() -> bool {
+    true
+}

@@ -1,0 +1,86 @@
+//! What every device implements, whatever its bus.
+
+use crate::config::Config;
+use crate::descriptor::DeviceType;
+use crate::error::{Error, Result};
+use crate::host::Host;
+use crate::migration::{Blocker, Fd, MigrationEvent, Mode};
+use crate::protocol::{Reply, Request};
+
+/// A device. Its life: `create`, `realize`, `load` of each section if it is restored, then `start`
+/// and `quiesce` of its bus class in turn, with `save` and `reset` only while quiesced.
+///
+/// The host calls from one thread at a time.
+pub trait Device: Send + Sized + 'static {
+    /// What the descriptor says of this type.
+    fn device_type() -> DeviceType;
+
+    /// Checks the config. Opens nothing yet.
+    fn create(config: Config, host: Host) -> Result<Self>;
+
+    /// Opens, maps and allocates. The same device may still be running in another process, on
+    /// duplicates of the same descriptors: nothing shared is touched here.
+    fn realize(&mut self) -> Result<()> {
+        Ok(())
+    }
+
+    /// Back to the state of power-on.
+    fn reset(&mut self) -> Result<()>;
+
+    /// The state of a section, in its newest version.
+    fn save(&mut self, section: &str) -> Result<Vec<u8>> {
+        Err(no_such_section(section))
+    }
+
+    /// Takes the state of a section, in a version that the descriptor declares; the glue has
+    /// checked that. On an error the device is as before.
+    fn load(&mut self, section: &str, version: u32, data: &[u8]) -> Result<()> {
+        let _ = (version, data);
+        Err(no_such_section(section))
+    }
+
+    /// What blocks `mode` now, beside the descriptor's static blockers.
+    fn blockers(&mut self, mode: Mode) -> Vec<Blocker> {
+        let _ = mode;
+        Vec::new()
+    }
+
+    /// The descriptors to hand over in `mode`.
+    fn fds(&mut self, mode: Mode) -> Vec<Fd> {
+        let _ = mode;
+        Vec::new()
+    }
+
+    /// A migration went on.
+    fn notify(&mut self, event: MigrationEvent) {
+        let _ = event;
+    }
+}
+
+/// The error of a section the device does not have.
+pub fn no_such_section(section: &str) -> Error {
+    Error::state(format!("It has no section '{section}'"))
+}
+
+/// Answers the messages that mean the same on every bus; gives the others back.
+pub(crate) fn common_call<D: Device>(
+    device: &mut D,
+    request: Request,
+) -> std::result::Result<Result<Reply>, Request> {
+    Ok(match request {
+        Request::Reset => device.reset().map(|()| Reply::Done),
+        Request::Load {
+            section,
+            version,
+            data,
+        } => device.load(&section, version, &data).map(|()| Reply::Done),
+        Request::Save { section } => device.save(&section).map(|data| Reply::Saved { data }),
+        Request::Blockers { mode } => Ok(Reply::Blockers(device.blockers(mode))),
+        Request::Fds { mode } => Ok(Reply::Fds(device.fds(mode))),
+        Request::Notify { event } => {
+            device.notify(event);
+            Ok(Reply::Done)
+        }
+        other => return Err(other),
+    })
+}

@@ -1,0 +1,164 @@
+//! What the migration core asks of every device, as data: modes, blockers, vmstate sections, file
+//! descriptors and events. The names are those of QEMU's `qapi/migration.json`.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+/// A migration mode (QEMU's `MigMode`), in its QAPI spelling.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default, Serialize, Deserialize,
+)]
+#[serde(rename_all = "kebab-case")]
+pub enum Mode {
+    /// Between two hosts, over a stream.
+    #[default]
+    Normal,
+    /// State to a file, RAM in place or in the same file; the host may be rebooted in between.
+    CprReboot,
+    /// To a new process on the same host, RAM and descriptors handed over.
+    CprTransfer,
+    /// The process executes its successor.
+    CprExec,
+}
+
+impl Mode {
+    /// Every mode, in QAPI's order.
+    pub const ALL: [Mode; 4] = [
+        Mode::Normal,
+        Mode::CprReboot,
+        Mode::CprTransfer,
+        Mode::CprExec,
+    ];
+
+    /// The QAPI spelling.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Mode::Normal => "normal",
+            Mode::CprReboot => "cpr-reboot",
+            Mode::CprTransfer => "cpr-transfer",
+            Mode::CprExec => "cpr-exec",
+        }
+    }
+
+    /// Whether open file descriptors survive the handover, so that a device hands its own over
+    /// instead of opening them again.
+    pub const fn preserves_fds(self) -> bool {
+        matches!(self, Mode::CprTransfer | Mode::CprExec)
+    }
+}
+
+impl fmt::Display for Mode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl FromStr for Mode {
+    type Err = String;
+
+    /// Takes the QAPI spelling only; the error is QEMU's text.
+    fn from_str(s: &str) -> Result<Self, String> {
+        Mode::ALL
+            .into_iter()
+            .find(|mode| mode.as_str() == s)
+            .ok_or_else(|| format!("Parameter 'mode' does not accept value '{s}'"))
+    }
+}
+
+/// Why a migration cannot be done in some modes, and what the operator can do about it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Blocker {
+    /// Stable within the device, such as `image-without-lock`; tools match on it.
+    pub id: String,
+    /// One sentence for people.
+    pub reason: String,
+    /// One sentence: what removes the blocker.
+    pub remedy: String,
+    /// The modes it blocks. A blocker of no mode blocks nothing.
+    pub modes: Vec<Mode>,
+}
+
+/// A vmstate section that a device writes and reads.
+///
+/// A device loads every version from `minimum_version` to `version` and writes `version`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Section {
+    /// Unique within the device, at most 63 bytes, such as `virtio-blk`.
+    pub name: String,
+    /// The version that is written.
+    pub version: u32,
+    /// The oldest version that is still loaded.
+    pub minimum_version: u32,
+}
+
+impl Section {
+    /// A section that reads all versions from `minimum_version` to `version`.
+    pub fn new(name: &str, version: u32, minimum_version: u32) -> Self {
+        Self {
+            name: name.to_owned(),
+            version,
+            minimum_version,
+        }
+    }
+}
+
+/// A kind of descriptor a device can hand over, as declared in its descriptor.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FdDeclaration {
+    /// Unique within the device, at most 63 bytes, such as `image`.
+    pub name: String,
+    /// What it is, for people.
+    pub help: String,
+    /// The modes in which it is handed over.
+    pub modes: Vec<Mode>,
+}
+
+/// An open descriptor that a device hands over now.
+///
+/// The number stays the device's own: whoever gets it duplicates it before the device is dropped.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fd {
+    /// One of the declared names.
+    pub name: String,
+    /// Tells several descriptors of one name apart.
+    pub instance: u32,
+    /// The descriptor in the device's process.
+    pub fd: i32,
+}
+
+/// Events of a migration that a device may want to know of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum MigrationEvent {
+    /// A migration begins; the guest still runs.
+    Setup,
+    /// It was cancelled; the guest goes on here.
+    Cancelled,
+    /// It failed; the guest goes on here.
+    Failed,
+    /// It is done; the guest runs elsewhere and this device will be dropped.
+    Done,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mode_reads_back_from_its_qapi_spelling() {
+        for mode in Mode::ALL {
+            assert_eq!(mode.as_str().parse::<Mode>(), Ok(mode));
+            let json = rmp_serde::to_vec_named(&mode).unwrap();
+            assert_eq!(
+                rmp_serde::from_slice::<String>(&json).unwrap(),
+                mode.as_str()
+            );
+        }
+        assert_eq!(
+            "cpr-bogus".parse::<Mode>(),
+            Err("Parameter 'mode' does not accept value 'cpr-bogus'".to_owned())
+        );
+    }
+}

@@ -1,0 +1,330 @@
+//! A type 0 config space: PCI 3.0 section 6.1 and 6.2, PCI Express 4.0 section 7.5.
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+
+/// Bytes of config space with the extended part.
+const SIZE: usize = 4096;
+const COMMAND: usize = 0x04;
+const STATUS: usize = 0x06;
+const STATUS_CAPABILITIES: u8 = 0x10;
+const BAR0: usize = 0x10;
+const CAPABILITY_POINTER: usize = 0x34;
+const INTERRUPT_LINE: usize = 0x3c;
+const FIRST_CAPABILITY: usize = 0x40;
+/// Where capabilities end and extended config space begins.
+const CAPABILITIES_END: usize = 0x100;
+
+const COMMAND_IO: u16 = 1 << 0;
+const COMMAND_MEMORY: u16 = 1 << 1;
+/// I/O, memory, bus master, and INTx disable.
+const COMMAND_WRITABLE: u16 = 0x0407;
+
+/// What a function is.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Identity {
+    /// Vendor id.
+    pub vendor: u16,
+    /// Device id.
+    pub device: u16,
+    /// Subsystem vendor id.
+    pub subsystem_vendor: u16,
+    /// Subsystem id.
+    pub subsystem: u16,
+    /// Class, subclass and interface.
+    pub class: u32,
+    /// Revision.
+    pub revision: u8,
+}
+
+/// What a BAR decodes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BarKind {
+    /// Ports.
+    Port,
+    /// Memory below 4 GiB.
+    Memory32,
+    /// Memory anywhere, prefetchable; takes the next BAR's place too.
+    Memory64,
+}
+
+/// What a write has changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct ConfigWrite {
+    /// A BAR may decode elsewhere, or begin or cease to: see [`ConfigSpace::bar_address`].
+    pub bars: bool,
+}
+
+/// Everything of a config space that can change.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ConfigSpaceState {
+    /// Its bytes up to the last capability.
+    #[serde(with = "serde_bytes")]
+    pub bytes: Vec<u8>,
+}
+
+/// A function's config space. Only bits that the specification, or a capability's mask, makes
+/// writable change on writes.
+#[derive(Debug, Clone)]
+pub struct ConfigSpace {
+    bytes: Vec<u8>,
+    writable: Vec<u8>,
+    bars: [Option<(BarKind, u64)>; 6],
+    last_capability: Option<usize>,
+    end: usize,
+}
+
+impl ConfigSpace {
+    /// A function with no BAR and no capability.
+    pub fn new(id: Identity) -> Self {
+        let mut this = Self {
+            bytes: vec![0; SIZE],
+            writable: vec![0; SIZE],
+            bars: [None; 6],
+            last_capability: None,
+            end: FIRST_CAPABILITY,
+        };
+        this.put(0x00, &id.vendor.to_le_bytes());
+        this.put(0x02, &id.device.to_le_bytes());
+        this.put(0x08, &[id.revision]);
+        this.put(0x09, &id.class.to_le_bytes()[..3]);
+        this.put(0x2c, &id.subsystem_vendor.to_le_bytes());
+        this.put(0x2e, &id.subsystem.to_le_bytes());
+        this.writable[COMMAND..COMMAND + 2].copy_from_slice(&COMMAND_WRITABLE.to_le_bytes());
+        this.writable[INTERRUPT_LINE] = 0xff;
+        this
+    }
+
+    /// Adds a BAR of `size` bytes, a power of two of at least 16. An error if it does not fit.
+    pub fn add_bar(&mut self, bar: usize, kind: BarKind, size: u64) -> Result<()> {
+        let slots = if kind == BarKind::Memory64 { 2 } else { 1 };
+        let free = bar + slots <= 6 && self.bars[bar..bar + slots].iter().all(Option::is_none);
+        if !free || !size.is_power_of_two() || size < 16 || (slots == 1 && size > 1 << 31) {
+            return Err(Error::invalid(format!(
+                "BAR {bar} of {size:#x} bytes does not fit"
+            )));
+        }
+        let (flags, mask) = match kind {
+            BarKind::Port => (0x1u32, !(size - 1)),
+            BarKind::Memory32 => (0x0, !(size - 1)),
+            BarKind::Memory64 => (0xc, !(size - 1)),
+        };
+        let at = BAR0 + bar * 4;
+        self.put(at, &flags.to_le_bytes());
+        let width = slots * 4;
+        self.writable[at..at + width].copy_from_slice(&mask.to_le_bytes()[..width]);
+        self.writable[at] &= 0xf0;
+        self.bars[bar] = Some((kind, size));
+        Ok(())
+    }
+
+    /// Adds a capability of `body` after its two header bytes; `writable` has a bit for each bit of
+    /// `body` that the guest may change, and is as long or shorter. Returns where it begins.
+    pub fn add_capability(&mut self, id: u8, body: &[u8], writable: &[u8]) -> Result<usize> {
+        let at = self.end;
+        let end = (at + 2 + body.len()).next_multiple_of(4);
+        if end > CAPABILITIES_END || writable.len() > body.len() {
+            return Err(Error::invalid(format!("Capability {id:#x} does not fit")));
+        }
+        self.put(at, &[id, 0]);
+        self.put(at + 2, body);
+        self.writable[at + 2..at + 2 + writable.len()].copy_from_slice(writable);
+        match self.last_capability {
+            Some(last) => self.bytes[last + 1] = at as u8,
+            None => {
+                self.bytes[CAPABILITY_POINTER] = at as u8;
+                self.bytes[STATUS] |= STATUS_CAPABILITIES;
+            }
+        }
+        self.last_capability = Some(at);
+        self.end = end;
+        Ok(at)
+    }
+
+    /// Reads; what lies behind the end reads as all ones.
+    pub fn read(&self, offset: u64, data: &mut [u8]) {
+        data.fill(0xff);
+        if let Some(range) = range(offset, data.len()) {
+            data.copy_from_slice(&self.bytes[range]);
+        }
+    }
+
+    /// Writes what is writable, and says what that changed.
+    pub fn write(&mut self, offset: u64, data: &[u8]) -> ConfigWrite {
+        let Some(range) = range(offset, data.len()) else {
+            return ConfigWrite::default();
+        };
+        let touched = |from: usize, to: usize| range.start < to && from < range.end;
+        let effect = ConfigWrite {
+            bars: touched(COMMAND, COMMAND + 2) || touched(BAR0, BAR0 + 24),
+        };
+        for (at, &new) in range.zip(data) {
+            let mask = self.writable[at];
+            self.bytes[at] = (self.bytes[at] & !mask) | (new & mask);
+        }
+        effect
+    }
+
+    /// Two bytes, little-endian.
+    pub fn u16_at(&self, offset: usize) -> u16 {
+        u16::from_le_bytes([self.bytes[offset], self.bytes[offset + 1]])
+    }
+
+    /// What a BAR decodes, if it is there.
+    pub fn bar_kind(&self, bar: usize) -> Option<BarKind> {
+        self.bars[bar].map(|(kind, _)| kind)
+    }
+
+    /// The size of a BAR, or 0.
+    pub fn bar_size(&self, bar: usize) -> u64 {
+        self.bars[bar].map_or(0, |(_, size)| size)
+    }
+
+    /// Where a BAR decodes, or nothing while it does not: switched off in the command register,
+    /// never programmed, or left at all ones by a sizing.
+    pub fn bar_address(&self, bar: usize) -> Option<u64> {
+        let (kind, size) = self.bars[bar]?;
+        let command = self.u16_at(COMMAND);
+        let at = BAR0 + bar * 4;
+        let low = u64::from(u32::from_le_bytes([
+            self.bytes[at],
+            self.bytes[at + 1],
+            self.bytes[at + 2],
+            self.bytes[at + 3],
+        ]));
+        let (on, address) = match kind {
+            BarKind::Port => (command & COMMAND_IO, low & !0x3),
+            BarKind::Memory32 => (command & COMMAND_MEMORY, low & !0xf),
+            BarKind::Memory64 => {
+                let high = u64::from(u32::from_le_bytes([
+                    self.bytes[at + 4],
+                    self.bytes[at + 5],
+                    self.bytes[at + 6],
+                    self.bytes[at + 7],
+                ]));
+                (command & COMMAND_MEMORY, (high << 32) | (low & !0xf))
+            }
+        };
+        let end = address.checked_add(size - 1)?;
+        let all_ones = match kind {
+            BarKind::Port => 0xffff,
+            BarKind::Memory32 => 0xffff_ffff,
+            BarKind::Memory64 => u64::MAX,
+        };
+        (on != 0 && address != 0 && end < all_ones).then_some(address)
+    }
+
+    /// Back to the state of power-on: every writable bit is 0.
+    pub fn reset(&mut self) {
+        for (byte, writable) in self.bytes.iter_mut().zip(&self.writable) {
+            *byte &= !writable;
+        }
+    }
+
+    /// What can change of it.
+    pub fn state(&self) -> ConfigSpaceState {
+        ConfigSpaceState {
+            bytes: self.bytes[..self.end].to_vec(),
+        }
+    }
+
+    /// Takes the state of a config space with the same identity, BARs and capabilities; any other
+    /// is refused and changes nothing.
+    pub fn load(&mut self, state: &ConfigSpaceState) -> Result<()> {
+        if state.bytes.len() != self.end {
+            return Err(Error::state(format!(
+                "The config space has {} bytes here and {} in the state",
+                self.end,
+                state.bytes.len()
+            )));
+        }
+        for (at, &new) in state.bytes.iter().enumerate() {
+            if (new ^ self.bytes[at]) & !self.writable[at] != 0 {
+                return Err(Error::state(format!(
+                    "The config space differs at {at:#x}: {:#04x} here, {new:#04x} in the state; \
+                     start the target with the same device",
+                    self.bytes[at]
+                )));
+            }
+        }
+        self.bytes[..self.end].copy_from_slice(&state.bytes);
+        Ok(())
+    }
+
+    fn put(&mut self, at: usize, bytes: &[u8]) {
+        self.bytes[at..at + bytes.len()].copy_from_slice(bytes);
+    }
+}
+
+fn range(offset: u64, len: usize) -> Option<std::ops::Range<usize>> {
+    let start = usize::try_from(offset).ok()?;
+    let end = start.checked_add(len)?;
+    (end <= SIZE).then_some(start..end)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn space() -> ConfigSpace {
+        let mut space = ConfigSpace::new(Identity {
+            vendor: 0x1af4,
+            device: 0x1042,
+            ..Identity::default()
+        });
+        space.add_bar(0, BarKind::Memory64, 0x8000).unwrap();
+        space
+            .add_capability(0x09, &[1, 2, 3, 4], &[0, 0xff])
+            .unwrap();
+        space
+    }
+
+    #[test]
+    fn a_bar_sizes_and_decodes_as_the_specification_says() {
+        let mut space = space();
+        space.write(0x10, &[0xff; 8]);
+        let mut sizing = [0; 8];
+        space.read(0x10, &mut sizing);
+        assert_eq!(u64::from_le_bytes(sizing), !0x7fff | 0xc);
+        assert_eq!(space.bar_address(0), None);
+        space.write(0x10, &0x1_2345_0000u64.to_le_bytes());
+        assert_eq!(space.bar_address(0), None);
+        assert!(space.write(0x04, &[0x02, 0]).bars);
+        assert_eq!(space.bar_address(0), Some(0x1_2345_0000));
+    }
+
+    #[test]
+    fn only_writable_bits_change() {
+        let mut space = space();
+        space.write(0x00, &[0; 4]);
+        space.write(0x40, &[0xee; 6]);
+        assert_eq!(space.u16_at(0), 0x1af4);
+        let mut capability = [0; 6];
+        space.read(0x40, &mut capability);
+        assert_eq!(capability, [0x09, 0, 1, 0xee, 3, 4]);
+    }
+
+    #[test]
+    fn state_of_another_device_is_refused_and_changes_nothing() {
+        let mut space = space();
+        let mut state = space.state();
+        state.bytes[0x04] = 0x02;
+        state.bytes[0x02] ^= 1;
+        assert!(space.load(&state).unwrap_err().message.contains("0x2"));
+        assert_eq!(space.u16_at(0x04), 0);
+        state.bytes[0x02] ^= 1;
+        space.load(&state).unwrap();
+        assert_eq!(space.u16_at(0x04), 2);
+    }
+
+    #[test]
+    fn accesses_behind_the_end_read_as_ones_and_write_nothing() {
+        let mut space = space();
+        let mut data = [0; 4];
+        space.read(4094, &mut data);
+        assert_eq!(data, [0xff; 4]);
+        assert_eq!(space.write(u64::MAX, &[0]), ConfigWrite::default());
+    }
+}

@@ -1,0 +1,9 @@
+//! A PCI function's config space and MSI-X table, for functions in plugins and for the host's own.
+
+mod config_space;
+mod function;
+mod msix;
+
+pub use config_space::{BarKind, ConfigSpace, ConfigSpaceState, ConfigWrite, Identity};
+pub use function::{Function, FunctionState, MsixPlace};
+pub use msix::{Msix, MsixState, VectorChange};

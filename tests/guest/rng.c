@@ -1,0 +1,120 @@
+#include "rng.h"
+
+#include "command_line.h"
+#include "console.h"
+#include "cpu.h"
+#include "interrupt.h"
+#include "report.h"
+#include "timer.h"
+#include "virtio.h"
+
+#define REQUEST_WORDS 8
+#define REQUEST_SIZE  (REQUEST_WORDS * 8)
+#define STALL_SECONDS 2
+
+struct rng {
+    struct virtio virtio;
+    volatile bool interrupted;
+    bool in_flight;
+    uint64_t last_fill, last_progress;
+    volatile uint64_t buffer[REQUEST_WORDS];
+    uint64_t last[REQUEST_WORDS];
+};
+
+static struct rng rngs[RNG_LIMIT];
+static struct rings rings[RNG_LIMIT];
+static unsigned count;
+static uint64_t pace;
+
+static void completed(unsigned vector)
+{
+    report->irq_rng++;
+    rngs[vector - VECTOR_RNG].interrupted = true;
+    work_pending = true;
+}
+
+void rng_open(const struct pci_function *pci)
+{
+    if (count == RNG_LIMIT || parameter("rng", 1) == 0)
+        return;
+    if (!virtio_open(&rngs[count].virtio, pci, 0, &rings[count], 1, VECTOR_RNG + count))
+        return;
+    interrupt_handle(VECTOR_RNG + count, completed);
+    count++;
+    report->rng_devices = count;
+}
+
+void rng_start(uint64_t ticks_between_fills)
+{
+    pace = ticks_between_fills;
+    if (count == 0)
+        print("rng: no device in use\n");
+}
+
+/* Whole words only. Of a short answer nothing can be told: one zero byte in 256 is right. */
+static bool looks_random(struct rng *rng, uint32_t length)
+{
+    uint32_t words = length / 8;
+    bool zero = true, same = true;
+    for (uint32_t i = 0; i < words; i++) {
+        uint64_t word = rng->buffer[i];
+        zero = zero && word == 0;
+        same = same && word == rng->last[i];
+        rng->last[i] = word;
+    }
+    return words == 0 || (!zero && !same);
+}
+
+static void reap(unsigned index)
+{
+    struct rng *rng = &rngs[index];
+    uint16_t head;
+    uint32_t length;
+    while (virtio_take(&rng->virtio, &head, &length)) {
+        report->rng_requests++;
+        report->rng_done[index]++;
+        if (head != 0 || length == 0 || length > REQUEST_SIZE || !rng->in_flight) {
+            report->rng_errors++;
+        } else {
+            report->rng_bytes += length;
+            if (!looks_random(rng, length))
+                report->rng_errors++;
+        }
+        rng->in_flight = false;
+    }
+}
+
+static void fill(unsigned index)
+{
+    struct rng *rng = &rngs[index];
+    /* A device that answers without writing leaves zeros. */
+    for (unsigned i = 0; i < REQUEST_WORDS; i++)
+        rng->buffer[i] = 0;
+    volatile struct descriptor *descriptor = &rings[index].descriptors[0];
+    descriptor->address = (uint64_t)rng->buffer;
+    descriptor->length = REQUEST_SIZE;
+    descriptor->flags = DESCRIPTOR_WRITE;
+    rng->in_flight = true;
+    virtio_offer(&rng->virtio, 0);
+    virtio_notify(&rng->virtio);
+}
+
+void rng_serve(void)
+{
+    uint64_t ticks = report->ticks;
+    for (unsigned i = 0; i < count; i++) {
+        struct rng *rng = &rngs[i];
+        if (rng->interrupted) {
+            rng->interrupted = false;
+            compiler_barrier();
+            reap(i);
+        }
+        if (!rng->in_flight && ticks - rng->last_fill >= pace) {
+            rng->last_fill = rng->last_progress = ticks;
+            fill(i);
+        } else if (rng->in_flight && ticks - rng->last_progress > seconds_in_ticks(STALL_SECONDS)) {
+            report->rng_stalls++;
+            rng->last_progress = ticks;
+        }
+    }
+}

@@ -1,0 +1,11 @@
+/* The entropy workload: every virtio-rng device has 64 bytes to give, again and again. */
+#ifndef RNG_H
+#define RNG_H
+
+#include "pci.h"
+
+void rng_open(const struct pci_function *pci);
+void rng_start(uint64_t pace);
+void rng_serve(void);
+
+#endif

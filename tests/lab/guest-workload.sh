@@ -1,0 +1,124 @@
+#!/bin/busybox sh
+# The guest's life, as process 1 on its own disk: tick, write, add up and draw random bytes until the
+# mailbox says STOP; then look at everything once more. A handover must not show in any of it.
+# Busybox's shell finds its own commands, so there are no links to make.
+mount -o remount,rw /
+mount -t tmpfs tmp /tmp
+modulus=4294967296
+# Of 16 KiB each: the writer goes round in the first 8 MiB of the blob.
+blocks=512
+
+fault() {
+    echo "L2-FAULT $*"
+    echo "$*" >>/tmp/faults
+}
+
+# Record N holds a number that only N gives, so a lost, doubled or torn record shows.
+record() {
+    echo "$1 $(($1 * 2654435761 % modulus))"
+}
+
+# Numbered records and blocks of the blob, each on the disk before the next one.
+write_records() {
+    n=0
+    while [ ! -e /tmp/stop ]; do
+        n=$((n + 1))
+        record $n >>/data/records && sync /data/records || fault "record $n was not written"
+        at=$(((n - 1) % blocks))
+        dd if=/tmp/blob of=/data/blocks bs=16k count=1 skip=$at seek=$at conv=notrunc,fsync 2>/dev/null ||
+            fault "block $at was not written"
+        echo $n >/tmp/records.count
+        usleep 50000
+    done
+    touch /tmp/records.done
+}
+
+# The sum of memory that nothing changes.
+add_up() {
+    n=0
+    while [ ! -e /tmp/stop ]; do
+        now=$(md5sum </tmp/blob)
+        [ "$now" = "$sum" ] || fault "pass $n over unchanged memory gave $now, before it was $sum"
+        n=$((n + 1))
+        echo $n >/tmp/sums.count
+        usleep 300000
+    done
+    touch /tmp/sums.done
+}
+
+draw() {
+    n=0
+    last=
+    while [ ! -e /tmp/stop ]; do
+        bytes=$(timeout 30 dd if=/dev/hwrng bs=16 count=1 2>/dev/null | hexdump -v -e '1/1 "%02x"')
+        [ ${#bytes} = 32 ] || fault "/dev/hwrng gave no 16 bytes within 30 s but '$bytes'"
+        [ "$bytes" != "$last" ] || fault "/dev/hwrng gave $bytes twice"
+        last=$bytes
+        n=$((n + 1))
+        echo $n >/tmp/draws.count
+        usleep 200000
+    done
+    touch /tmp/draws.done
+}
+
+# Past the cache: what the host left there, not what was there before.
+read_mailbox() {
+    until [ "$(dd if=/dev/vda bs=4096 skip=8192 count=1 iflag=direct 2>/dev/null | head -c 4)" = STOP ]; do
+        usleep 300000
+    done
+    touch /tmp/stop
+}
+
+finish() {
+    tries=0
+    for worker in records sums draws; do
+        while [ ! -e /tmp/$worker.done ]; do
+            tries=$((tries + 1))
+            if [ $tries -gt 600 ]; then
+                fault "the worker '$worker' did not come back within 60 s"
+                return
+            fi
+            usleep 100000
+        done
+    done
+    sync
+    echo 3 >/proc/sys/vm/drop_caches
+
+    expected=0
+    while read -r line; do
+        expected=$((expected + 1))
+        [ "$line" = "$(record $expected)" ] || fault "record $expected on the disk reads '$line'"
+    done </data/records
+    read -r written </tmp/records.count
+    [ $expected = "$written" ] || fault "$written records were written, $expected are on the disk"
+
+    size=$((written < blocks ? written * 16384 : blocks * 16384))
+    head -c $size /tmp/blob | cmp - /data/blocks || fault "the blocks on the disk are not what was written"
+}
+
+read -r up _ </proc/uptime
+echo "L2 up after $up s: kernel $(uname -r), $(date -u '+%Y-%m-%d %H:%M') by its clock"
+dd if=/dev/urandom of=/tmp/blob bs=1M count=32 2>/dev/null
+sum=$(md5sum </tmp/blob)
+write_records &
+add_up &
+draw &
+read_mailbox &
+
+tick=0
+while [ ! -e /tmp/stop ]; do
+    tick=$((tick + 1))
+    read -r up _ </proc/uptime
+    echo "tick $tick $up"
+    usleep 100000
+done
+finish
+
+if [ -e /tmp/faults ]; then
+    result="failed: $(head -n 1 /tmp/faults)"
+else
+    result="ok records=$(cat /tmp/records.count) sums=$(cat /tmp/sums.count) draws=$(cat /tmp/draws.count)"
+fi
+mount -o remount,ro / || result="failed: the root does not become read-only"
+echo "L2-RESULT $result"
+poweroff -f

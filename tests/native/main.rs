@@ -1,0 +1,20 @@
+//! The VMM with a guest on /dev/kvm, handed over and killed in every way there is a name for.
+//!
+//! `BATON_TEST_VMM=qemu` runs the same tests on QEMU: what fails there as well is the test's fault.
+
+mod boot;
+mod document;
+mod failure;
+mod kills;
+mod leaks;
+mod power;
+mod runstate;
+mod transfer;
+
+use anyhow::Result;
+use baton_testkit::{Setup, Vmm};
+
+/// The usual guest on the VMM under test.
+fn setup() -> Result<Setup> {
+    Setup::new(Vmm::under_test()?)
+}

@@ -1,0 +1,76 @@
+//! The plugins of `tests/fixtures`: as cargo has built them, copied, or changed.
+
+use anyhow::{Context, Result};
+use baton_plugin_api::magic::{MAGIC, MagicBlock};
+use baton_testkit::refusal::refusal;
+use baton_testkit::scratch::Scratch;
+use baton_testkit::{Vmm, guest};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// A plugin, by its name without `fixture_`.
+pub(crate) fn fixture(name: &str) -> Result<PathBuf> {
+    let file = format!("examples/libfixture_{name}.so");
+    // Test programs are in the folder `deps` beside `examples`.
+    let own = std::env::current_exe().context("Where is this program?")?;
+    let beside = own.ancestors().nth(2).map(|folder| folder.join(&file));
+    let path = beside.unwrap_or_else(|| guest::target_dir().join("debug").join(&file));
+    path.metadata()
+        .with_context(|| format!("No {}: run `cargo build -p baton-testkit --examples`", path.display()))?;
+    Ok(path)
+}
+
+/// A copy, which is a library of its own to the dynamic linker: with its own statics.
+pub(crate) fn copied(name: &str, scratch: &Scratch) -> Result<PathBuf> {
+    let copy = scratch.join(&format!("{name}.so"));
+    fs::copy(fixture(name)?, &copy).context("Cannot copy a plugin")?;
+    Ok(copy)
+}
+
+/// The probe with `bytes` at `offset` of its magic block.
+pub(crate) fn patched(scratch: &Scratch, offset: usize, bytes: &[u8]) -> Result<PathBuf> {
+    let mut start = MAGIC.to_vec();
+    start.extend((size_of::<MagicBlock>() as u32).to_le_bytes());
+    let mut library = fs::read(fixture("probe")?).context("Cannot read a plugin")?;
+    let at = library
+        .windows(start.len())
+        .position(|window| window == start)
+        .context("The plugin has no magic block")?;
+    library[at + offset..at + offset + bytes.len()].copy_from_slice(bytes);
+    let path = scratch.join("patched.so");
+    fs::write(&path, library).context("Cannot write a plugin")?;
+    Ok(path)
+}
+
+/// `baton`, with no plugins but those beside it.
+pub(crate) fn baton() -> Result<Command> {
+    let mut command = Command::new(Vmm::Baton.programs()?.binary);
+    command.env_remove("BATON_PLUGIN_PATH");
+    Ok(command)
+}
+
+/// `baton plugin info FILE`.
+pub(crate) fn info(plugin: &Path) -> Result<Command> {
+    let mut command = baton()?;
+    command.args(["plugin", "info"]).arg(plugin);
+    Ok(command)
+}
+
+/// The one line in which a plugin is refused, without its beginning that names the file.
+pub(crate) fn refused(plugin: &Path) -> Result<String> {
+    let line = refusal(&mut info(plugin)?)?.line()?;
+    let start = format!("Plugin '{}': ", plugin.display());
+    let reason = line.strip_prefix(&start);
+    Ok(reason
+        .with_context(|| format!("'{line}' does not begin with '{start}'"))?
+        .to_owned())
+}
+
+/// What a command that succeeds prints.
+pub(crate) fn printed(command: &mut Command) -> Result<String> {
+    let output = command.output().context("Cannot start Baton")?;
+    let errors = String::from_utf8_lossy(&output.stderr);
+    anyhow::ensure!(output.status.success(), "It has said: {errors}");
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}

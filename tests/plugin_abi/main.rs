@@ -1,0 +1,13 @@
+//! The rules of `docs/plugin-abi.md`, one by one, with real plugins.
+
+mod archive;
+mod device;
+mod fixtures;
+mod guest;
+mod life;
+mod loading;
+mod messages;
+mod panics;
+mod rules;
+mod search_path;
+mod services;

@@ -1,0 +1,19 @@
+//! `cargo xtask bench`: the project's numbers.
+
+mod abi;
+mod handover;
+mod outcome;
+mod rounds;
+
+use anyhow::{Result, bail};
+use std::process::ExitCode;
+
+/// Runs one of the benches.
+pub(crate) fn main(args: &[String]) -> Result<ExitCode> {
+    match args.split_first() {
+        Some((bench, rest)) if bench == "handover" => handover::run(rest)?,
+        Some((bench, rest)) if bench == "abi" => abi::run(rest)?,
+        _ => bail!("Say which bench: cargo xtask bench handover [--count N], or abi"),
+    }
+    Ok(ExitCode::SUCCESS)
+}

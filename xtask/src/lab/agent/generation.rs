@@ -1,0 +1,140 @@
+//! One process of the VMM in the life of a guest.
+
+use super::super::inside;
+use anyhow::{Context, Result, bail};
+use baton_testkit::qmp::Qmp;
+use baton_testkit::sockets;
+use baton_testkit::wait::wait_for;
+use serde_json::{Value, json};
+use std::fs::{self, File};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::Duration;
+
+const START: Duration = Duration::from_secs(60);
+
+/// Killed when dropped: nothing outlives the job.
+pub(crate) struct Generation {
+    number: u32,
+    child: Child,
+    qmp: Option<Qmp>,
+}
+
+impl Generation {
+    /// Starts the VMM with `line`; `incoming` waits for a guest to be handed over.
+    pub(crate) fn start(number: u32, line: &[String], incoming: bool) -> Result<Self> {
+        let log = log_file(number);
+        let log = File::create(&log).with_context(|| format!("Cannot create {log}"))?;
+        let errors = log.try_clone().context("Cannot share the VMM's log")?;
+        let mut command = Command::new(inside::VMM);
+        command.args(line).args([
+            "-qmp",
+            &format!("unix:{},server=on,wait=off", socket("qmp", number)),
+        ]);
+        if incoming {
+            command.args(["-incoming", &format!("unix:{}", socket("main", number))]);
+            command.args(["-incoming", &channel("cpr", number).to_string()]);
+        }
+        let child = command
+            .stdin(Stdio::null())
+            .stdout(log)
+            .stderr(errors)
+            .spawn()
+            .with_context(|| format!("Cannot start the VMM {}", inside::VMM))?;
+        let mut generation = Self {
+            number,
+            child,
+            qmp: None,
+        };
+        if incoming {
+            // The cpr channel's socket comes first: until a guest arrives there is no monitor.
+            generation.wait_for_socket(&socket("cpr", number))?;
+        }
+        Ok(generation)
+    }
+
+    /// Where a source sends its guest to reach this process.
+    pub(crate) fn channels(&self) -> Value {
+        json!([channel("main", self.number), channel("cpr", self.number)])
+    }
+
+    /// Runs a monitor command, connecting first when that has not been done.
+    pub(crate) fn command(&mut self, name: &str, arguments: &Value) -> Result<Value> {
+        let mut qmp = match self.qmp.take() {
+            Some(qmp) => qmp,
+            None => {
+                let path = socket("qmp", self.number);
+                self.wait_for_socket(&path)?;
+                Qmp::connect(path.as_ref())?
+            }
+        };
+        let answer = qmp.execute(name, arguments);
+        self.qmp = Some(qmp);
+        answer.with_context(|| self.name())
+    }
+
+    pub(crate) fn status(&mut self) -> Result<String> {
+        let answer = self.command("query-status", &json!({}))?;
+        Ok(answer["status"].as_str().unwrap_or_default().to_owned())
+    }
+
+    /// Waits for the process to end by itself.
+    pub(crate) fn ended(&mut self, limit: Duration) -> Result<ExitStatus> {
+        let what = format!("VMM {} to end", self.number);
+        let child = &mut self.child;
+        wait_for(&what, limit, || {
+            child.try_wait().context("Cannot ask for the VMM's end")
+        })
+    }
+
+    /// An error when the process has ended.
+    pub(crate) fn alive(&mut self) -> Result<()> {
+        let ended = self
+            .child
+            .try_wait()
+            .context("Cannot ask for the VMM's end")?;
+        match ended {
+            Some(status) => bail!("{} ended too early ({status})", self.name()),
+            None => Ok(()),
+        }
+    }
+
+    /// The process, for an error: its number and the last thing it said.
+    fn name(&self) -> String {
+        let log = fs::read_to_string(log_file(self.number)).unwrap_or_default();
+        match log.lines().rev().find(|line| !line.trim().is_empty()) {
+            Some(last) => format!("VMM {} (its last words: {last})", self.number),
+            None => format!("VMM {}", self.number),
+        }
+    }
+
+    fn wait_for_socket(&mut self, path: &str) -> Result<()> {
+        let what = format!("VMM {} to listen on {path}", self.number);
+        wait_for(&what, START, || {
+            self.alive()?;
+            Ok(sockets::listens(path.as_ref())?.then_some(()))
+        })
+    }
+}
+
+impl Drop for Generation {
+    fn drop(&mut self) {
+        // It has usually ended by now, and there is nobody left to tell.
+        self.child.kill().ok();
+        self.child.wait().ok();
+    }
+}
+
+fn log_file(number: u32) -> String {
+    format!("{}/vmm-{number}.log", inside::OUT)
+}
+
+fn socket(kind: &str, number: u32) -> String {
+    format!("/tmp/{kind}-{number}.sock")
+}
+
+fn channel(kind: &str, number: u32) -> Value {
+    json!({
+        "channel-type": kind,
+        "addr": { "transport": "socket", "type": "unix", "path": socket(kind, number) }
+    })
+}

@@ -1,0 +1,160 @@
+//! What the guest says on its serial port, and whether a guest that was never touched would say it.
+
+use anyhow::{Context, Result, bail};
+use std::fs;
+
+/// Marks of a Linux that is unwell.
+const ALARMS: [&str; 8] = [
+    "Kernel panic",
+    "BUG:",
+    "Oops",
+    "Call Trace",
+    "soft lockup",
+    "detected stall",
+    "I/O error",
+    "blocked for more than",
+];
+
+/// Seconds between two ticks that no load explains.
+const JUMP: f64 = 30.0;
+
+/// The guest's words so far.
+#[derive(Debug, Default)]
+pub(crate) struct Serial {
+    /// The guest's clock, in seconds, at tick 1, 2, ...
+    ticks: Vec<f64>,
+    result: Option<String>,
+}
+
+impl Serial {
+    /// Reads a whole log.
+    ///
+    /// # Errors
+    /// When a tick is lost, repeated or out of order, when the clock goes backwards, or when Linux
+    /// or the workload complains.
+    pub(crate) fn read(file: &str) -> Result<Self> {
+        match fs::read(file) {
+            Ok(bytes) => Self::parse(&String::from_utf8_lossy(&bytes)),
+            // The VMM has not opened it yet.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Self::default()),
+            Err(error) => Err(error).with_context(|| format!("Cannot read the guest's log {file}")),
+        }
+    }
+
+    fn parse(log: &str) -> Result<Self> {
+        let mut serial = Self::default();
+        // A last line without its end is still being written.
+        for line in log
+            .split_inclusive('\n')
+            .filter(|line| line.ends_with('\n'))
+        {
+            let line = line.trim_end();
+            if let Some(tick) = line.strip_prefix("tick ") {
+                serial.tick(tick)?;
+            } else if let Some(result) = line.strip_prefix("L2-RESULT ") {
+                serial.result = Some(result.to_owned());
+            } else if line.starts_with("L2-FAULT ")
+                || ALARMS.iter().any(|alarm| line.contains(alarm))
+            {
+                bail!(
+                    "The guest complains after tick {}: {line}",
+                    serial.ticks.len()
+                );
+            }
+        }
+        Ok(serial)
+    }
+
+    fn tick(&mut self, text: &str) -> Result<()> {
+        let mut words = text.split_whitespace();
+        let number = words.next().and_then(|word| word.parse::<usize>().ok());
+        let clock = words.next().and_then(|word| word.parse::<f64>().ok());
+        let (Some(number), Some(clock)) = (number, clock) else {
+            bail!(
+                "The guest's log has a damaged line after tick {}: tick {text}",
+                self.ticks.len()
+            );
+        };
+        if number != self.ticks.len() + 1 {
+            bail!(
+                "The guest's tick {} is followed by {number}: output was lost or repeated",
+                self.ticks.len()
+            );
+        }
+        if let Some(&before) = self.ticks.last().filter(|&&before| clock < before) {
+            bail!("The guest's clock goes backwards at tick {number}, from {before} to {clock} s");
+        }
+        if let Some(&before) = self.ticks.last().filter(|&&before| clock > before + JUMP) {
+            bail!("The guest's clock jumps at tick {number}, from {before} to {clock} s");
+        }
+        self.ticks.push(clock);
+        Ok(())
+    }
+
+    pub(crate) fn ticks(&self) -> usize {
+        self.ticks.len()
+    }
+
+    /// What the workload found at its end.
+    pub(crate) fn result(&self) -> Option<&str> {
+        self.result.as_deref()
+    }
+
+    /// The longest time between two ticks, in milliseconds of the guest's clock.
+    pub(crate) fn longest_gap(&self) -> u64 {
+        let gaps = self.ticks.windows(2).map(|pair| pair[1] - pair[0]);
+        (gaps.fold(0.0, f64::max) * 1000.0).round() as u64
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ticks_in_order_are_counted_and_their_gaps_measured() {
+        let serial =
+            Serial::parse("hello\r\ntick 1 5.00\r\ntick 2 5.10\ntick 3 5.45\ntick 4 5.").unwrap();
+        assert_eq!(serial.ticks(), 3);
+        assert_eq!(serial.longest_gap(), 350);
+        assert_eq!(serial.result(), None);
+    }
+
+    #[test]
+    fn a_lost_or_repeated_tick_is_an_error() {
+        for log in ["tick 1 1.0\ntick 3 1.2\n", "tick 1 1.0\ntick 1 1.0\n"] {
+            let error = Serial::parse(log).unwrap_err().to_string();
+            assert!(error.contains("lost or repeated"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_clock_that_goes_backwards_is_an_error() {
+        assert!(Serial::parse("tick 1 9.0\ntick 2 8.9\n").is_err());
+    }
+
+    #[test]
+    fn a_clock_that_jumps_ahead_is_an_error() {
+        assert!(Serial::parse("tick 1 9.0\ntick 2 99.0\n").is_err());
+    }
+
+    #[test]
+    fn complaints_of_linux_and_of_the_workload_are_errors() {
+        for line in [
+            "L2-FAULT records: wrong",
+            "[ 9.1] watchdog: BUG: soft lockup",
+            "I/O error, dev vda, sector 8",
+        ] {
+            assert!(
+                Serial::parse(&format!("tick 1 1.0\n{line}\n")).is_err(),
+                "{line}"
+            );
+        }
+    }
+
+    #[test]
+    fn the_result_is_what_the_workload_says_last() {
+        let serial = Serial::parse("tick 1 1.0\nL2-RESULT ok records=7\n").unwrap();
+        assert_eq!(serial.result(), Some("ok records=7"));
+    }
+}

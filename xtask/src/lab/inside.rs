@@ -1,0 +1,25 @@
+//! Where things are inside L1. The side that makes the image and the agent that runs in it both
+//! read this, so they cannot disagree.
+
+/// What process 1 runs once L1 is up.
+pub(crate) const RUN: &str = "/lab/run";
+/// This very program.
+pub(crate) const AGENT: &str = "/lab/xtask";
+/// The VMM under test.
+pub(crate) const VMM: &str = "/lab/vmm";
+/// Its plugins, when it has any.
+pub(crate) const PLUGINS: &str = "/lab/plugins";
+/// The guest: kernel, initramfs, disk.
+pub(crate) const KERNEL: &str = "/lab/vmlinuz";
+pub(crate) const INITRAMFS: &str = "/lab/guest.cpio";
+pub(crate) const DISK: &str = "/lab/guest.img";
+/// What is in here at the end comes back to L0.
+pub(crate) const OUT: &str = "/out";
+
+/// Size of the guest's file system, at the start of its disk.
+pub(crate) const FILE_SYSTEM: u64 = 32 << 20;
+/// One block behind the file system, in which the agent leaves the guest a word. The guest reads it
+/// past its cache, so a VMM that serves old data is found out, too.
+pub(crate) const MAILBOX: u64 = 4096;
+/// The word that ends the guest's workload.
+pub(crate) const STOP: &[u8] = b"STOP";

@@ -1,0 +1,79 @@
+//! The lab: real Linux guests under real KVM on a machine that may have neither.
+//!
+//! Three levels. L0 is this machine: a QEMU under pure emulation whose CPU has AMD's
+//! virtualization. L1 is a stock Debian kernel in it, so `/dev/kvm` there is true. L2 is a guest of
+//! the VMM under test: the same stock kernel. Nothing needs root, and nothing is mounted here.
+//!
+//! [`run`] does one job; [`missing`] says what this machine lacks for it and [`install_missing`]
+//! gets that as root. docs/lab.md is the user's page.
+
+mod apt;
+mod cpio;
+mod images;
+mod inside;
+mod libraries;
+mod modules;
+mod needs;
+mod outer;
+mod packages;
+mod paths;
+mod process;
+mod report;
+
+pub(crate) mod agent;
+pub(crate) mod cli;
+
+pub(crate) use baton_testkit::Vmm;
+pub(crate) use needs::{Missing, install_missing, missing};
+pub(crate) use outer::run;
+pub(crate) use report::LabReport;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// What L1 does once it is up.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Job {
+    /// Boot a guest, hand it over that many times by cpr-transfer, and judge what it says.
+    Transfer { count: u32 },
+    /// Run this shell script as `/lab/run`; its exit status is the result.
+    Script(PathBuf),
+    /// Give the terminal a shell in L1.
+    Shell,
+}
+
+/// How a job is run. `Options::default()` is right for most.
+#[derive(Clone, Debug)]
+pub(crate) struct Options {
+    pub vmm: Vmm,
+    /// The VMM's program; without it `target/debug/baton`, or this machine's QEMU.
+    pub binary: Option<PathBuf>,
+    /// The folder whose `lib*.so` files go into L1; without it the folder of `binary`.
+    pub plugin_dir: Option<PathBuf>,
+    /// More programs or files to copy into `/lab` of L1, programs with their libraries.
+    pub add: Vec<PathBuf>,
+    /// How long one attempt may take, in this machine's time.
+    pub timeout: Duration,
+    /// CPUs of L1. Two vCPUs of one guest really running at once reset L1 now and then (a QEMU
+    /// fault), so more than one only suits single-CPU guests.
+    pub cpus: u32,
+    /// Keep the logs of a job that passed, too.
+    pub keep: bool,
+    /// Show L1's console while it runs.
+    pub echo: bool,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            vmm: Vmm::Baton,
+            binary: None,
+            plugin_dir: None,
+            add: Vec::new(),
+            timeout: Duration::from_secs(600),
+            cpus: 1,
+            keep: false,
+            echo: false,
+        }
+    }
+}

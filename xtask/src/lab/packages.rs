@@ -1,0 +1,132 @@
+//! The Debian packages the lab is made of, unpacked and kept: a kernel and a static busybox.
+
+use super::{apt::Apt, paths, process};
+use anyhow::{Context, Result, bail};
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// Unpacked packages, ready to take files from.
+pub(crate) struct Packages {
+    pub busybox: PathBuf,
+    pub kernel: Kernel,
+}
+
+/// A stock kernel, which L1 and L2 both boot.
+pub(crate) struct Kernel {
+    pub release: String,
+    pub image: PathBuf,
+    /// `lib/modules/RELEASE`.
+    pub modules: PathBuf,
+}
+
+/// Gives the packages, from the cache when it has them and `refresh` is not asked for.
+pub(crate) fn get(refresh: bool) -> Result<Packages> {
+    let dir = paths::lab_dir()?.join("packages");
+    fs::create_dir_all(&dir).with_context(|| format!("Cannot create {}", dir.display()))?;
+    // One fetch at a time; the others find it done. Dropping the file unlocks it.
+    let lock = File::create(dir.join("lock"))
+        .with_context(|| format!("Cannot create the lock in {}", dir.display()))?;
+    lock.lock()
+        .with_context(|| format!("Cannot lock {}", dir.display()))?;
+
+    let list = dir.join("current");
+    if !refresh
+        && let Ok(current) = fs::read_to_string(&list)
+        && let Ok(packages) = open(&dir, &current)
+    {
+        return Ok(packages);
+    }
+    eprintln!(
+        "lab: fetching Debian's kernel and busybox into {}",
+        dir.display()
+    );
+    let apt = Apt::update(dir.with_file_name("apt"))?;
+    let kernel = apt.dependency("linux-image-cloud-amd64", "linux-image-")?;
+    let names = [
+        unpack(&apt, &dir, "busybox-static")?,
+        unpack(&apt, &dir, &kernel)?,
+    ];
+    let current = names.join("\n");
+    let packages = open(&dir, &current)?;
+    replace(&list, &current)?;
+    Ok(packages)
+}
+
+/// Unpacks one package into a folder named after its file, and gives that name.
+fn unpack(apt: &Apt, dir: &Path, package: &str) -> Result<String> {
+    // A run that was interrupted leaves this behind.
+    let scratch = dir.join("scratch");
+    if scratch.exists() {
+        fs::remove_dir_all(&scratch)
+            .with_context(|| format!("Cannot empty {}", scratch.display()))?;
+    }
+    fs::create_dir_all(&scratch).with_context(|| format!("Cannot create {}", scratch.display()))?;
+    let deb = apt.download(package, &scratch)?;
+    let name = deb
+        .file_stem()
+        .map(|n| n.to_string_lossy().into_owned())
+        .unwrap_or_default();
+    let tree = scratch.join("tree");
+    process::output(Command::new("dpkg-deb").arg("-x").arg(&deb).arg(&tree))?;
+    let done = dir.join(&name);
+    if done.exists() {
+        fs::remove_dir_all(&done).with_context(|| format!("Cannot replace {}", done.display()))?;
+    }
+    fs::rename(&tree, &done)
+        .with_context(|| format!("Cannot move {package} to {}", done.display()))?;
+    fs::remove_dir_all(&scratch)?;
+    Ok(name)
+}
+
+fn open(dir: &Path, current: &str) -> Result<Packages> {
+    let mut names = current.lines();
+    let (Some(busybox), Some(kernel)) = (names.next(), names.next()) else {
+        bail!(
+            "{} is damaged: run `cargo xtask lab images --refresh`",
+            dir.join("current").display()
+        );
+    };
+    let busybox = dir.join(busybox).join("bin/busybox");
+    let tree = dir.join(kernel);
+    let boot = tree.join("boot");
+    let release = fs::read_dir(&boot)
+        .with_context(|| format!("Cannot read {}", boot.display()))?
+        .filter_map(|entry| {
+            entry
+                .ok()?
+                .file_name()
+                .to_str()?
+                .strip_prefix("vmlinuz-")
+                .map(str::to_owned)
+        })
+        .next()
+        .with_context(|| {
+            format!(
+                "No kernel in {}: run `cargo xtask lab images --refresh`",
+                boot.display()
+            )
+        })?;
+    let kernel = Kernel {
+        image: boot.join(format!("vmlinuz-{release}")),
+        modules: tree.join("lib/modules").join(&release),
+        release,
+    };
+    for needed in [&busybox, &kernel.modules] {
+        if !needed.exists() {
+            bail!(
+                "{} is absent: run `cargo xtask lab images --refresh`",
+                needed.display()
+            );
+        }
+    }
+    Ok(Packages { busybox, kernel })
+}
+
+/// Writes a file so that no reader ever sees half of it.
+fn replace(file: &Path, text: &str) -> Result<()> {
+    let fresh = file.with_extension("new");
+    fs::write(&fresh, text)
+        .and_then(|()| fs::rename(&fresh, file))
+        .with_context(|| format!("Cannot write {}", file.display()))
+}
