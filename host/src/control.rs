@@ -26,7 +26,9 @@ impl Control for VmControl {
             Command::Cont => done(vm.cont()),
             Command::Quit => {
                 // The main thread lives until it hears this.
-                let _ = vm.requests.send(MachineEvent::Quit { cause: "host-qmp-quit" });
+                let _ = vm.requests.send(MachineEvent::Quit {
+                    cause: "host-qmp-quit",
+                });
                 Ok(json!({}))
             }
             Command::SystemReset => done(vm.reset(false)),
@@ -45,16 +47,18 @@ impl Control for VmControl {
                 vm.tracker.cancel();
                 Ok(json!({}))
             }
-            Command::MigrateIncoming { uri, channels, exit_on_error } => done(handover::incoming(
+            Command::MigrateIncoming {
+                uri,
+                channels,
+                exit_on_error,
+            } => done(handover::incoming(
                 vm,
                 uri.as_deref(),
                 channels.as_deref(),
                 exit_on_error.unwrap_or(true),
             )),
             Command::MigrateSetParameters { mode } => set_parameters(vm, mode),
-            Command::QueryMigrateParameters => {
-                Ok(json!({ "mode": vm.state().mode.as_str() }))
-            }
+            Command::QueryMigrateParameters => Ok(json!({ "mode": vm.state().mode.as_str() })),
             Command::QueryMigrate => query_migrate(vm),
         }
     }
@@ -84,7 +88,10 @@ fn query_migrate(vm: &Vm) -> Result<Value, QmpError> {
     if let Some(machine) = &state.machine {
         let mode = state.mode;
         let failures = machine.failures();
-        let devices = machine.devices().iter().flat_map(|d| d.blockers(mode, failures));
+        let devices = machine
+            .devices()
+            .iter()
+            .flat_map(|d| d.blockers(mode, failures));
         let reasons = vm.blockers.reasons(mode, devices);
         info.blocked_reasons = reasons;
     }
@@ -93,7 +100,9 @@ fn query_migrate(vm: &Vm) -> Result<Value, QmpError> {
 
 fn devices(vm: &Vm) -> Value {
     let state = vm.state();
-    let Some(machine) = &state.machine else { return json!([]) };
+    let Some(machine) = &state.machine else {
+        return json!([]);
+    };
     let row = |device: &crate::machine::MachineDevice| {
         let mut row = json!({
             "id": device.id(),

@@ -22,10 +22,9 @@ pub(crate) fn duplicate(fd: RawFd) -> std::io::Result<OwnedFd> {
 
 /// A duplicate of the inherited descriptor whose number is `text`.
 pub(crate) fn adopt_listed(text: &str) -> Result<OwnedFd, baton_migration::HostError> {
-    let fd: RawFd =
-        text.parse().ok().filter(|fd| *fd >= 0).ok_or_else(|| {
-            format!("'{text}' is no descriptor's number, and none has been given that name")
-        })?;
+    let fd: RawFd = text.parse().ok().filter(|fd| *fd >= 0).ok_or_else(|| {
+        format!("'{text}' is no descriptor's number, and none has been given that name")
+    })?;
     // A number that is not open gives an error, whatever its owner.
     duplicate(fd).map_err(|e| format!("Descriptor {fd}: {e}").into())
 }

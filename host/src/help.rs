@@ -32,20 +32,46 @@ pub(crate) fn plugin(file: &Path) -> Result<String, HostError> {
         writeln!(out, "\ndevice: {} ({})", device.name, device.bus.as_str())?;
         writeln!(out, "  {}", device.description)?;
         for p in &device.properties {
-            let default = p.default.as_ref().map(|d| format!(", default {d}")).unwrap_or_default();
+            let default = p
+                .default
+                .as_ref()
+                .map(|d| format!(", default {d}"))
+                .unwrap_or_default();
             let required = if p.required { ", required" } else { "" };
-            writeln!(out, "  property {} {}{default}{required}: {}", p.name, p.kind.describe(), p.help)?;
+            writeln!(
+                out,
+                "  property {} {}{default}{required}: {}",
+                p.name,
+                p.kind.describe(),
+                p.help
+            )?;
         }
         for s in &device.sections {
-            writeln!(out, "  section {} version {}, loads from {}", s.name, s.version, s.minimum_version)?;
+            writeln!(
+                out,
+                "  section {} version {}, loads from {}",
+                s.name, s.version, s.minimum_version
+            )?;
         }
         for fd in &device.fds {
             let modes: Vec<_> = fd.modes.iter().map(|m| m.as_str()).collect();
-            writeln!(out, "  descriptor {} in {}: {}", fd.name, modes.join(", "), fd.help)?;
+            writeln!(
+                out,
+                "  descriptor {} in {}: {}",
+                fd.name,
+                modes.join(", "),
+                fd.help
+            )?;
         }
         for b in &device.blockers {
             let modes: Vec<_> = b.modes.iter().map(|m| m.as_str()).collect();
-            writeln!(out, "  blocks {}: {} ({})", modes.join(", "), b.reason, b.remedy)?;
+            writeln!(
+                out,
+                "  blocks {}: {} ({})",
+                modes.join(", "),
+                b.reason,
+                b.remedy
+            )?;
         }
     }
     Ok(out)

@@ -88,7 +88,9 @@ fn run_guest(options: Options) -> Result<(), HostError> {
 
 /// With `-incoming`: waits for the source's descriptors, before there is any monitor.
 fn wait_for_source(vm: &Arc<Vm>) -> Result<Option<TargetHandover>, HostError> {
-    let Some(incoming) = &vm.options.incoming else { return Ok(None) };
+    let Some(incoming) = &vm.options.incoming else {
+        return Ok(None);
+    };
     let cpr = incoming.cpr.as_ref().ok_or(
         "-incoming: a guest comes to this Baton by cpr-transfer alone; add an -incoming for the \
          channel of type cpr",
@@ -98,7 +100,12 @@ fn wait_for_source(vm: &Arc<Vm>) -> Result<Option<TargetHandover>, HostError> {
 
 /// Opens the main channel in a thread of its own, or waits for `migrate-incoming`.
 fn take_guest(vm: &Arc<Vm>, handover: TargetHandover) -> Result<(), HostError> {
-    let main = match vm.options.incoming.as_ref().and_then(|incoming| incoming.main.clone()) {
+    let main = match vm
+        .options
+        .incoming
+        .as_ref()
+        .and_then(|incoming| incoming.main.clone())
+    {
         Some(MigrationAddress::Socket(main)) => main,
         Some(_) => return Err("Migration requires streamable transport (eg unix)".into()),
         None => {
@@ -150,12 +157,19 @@ fn watch_signals(requests: Sender<MachineEvent>) -> Result<(), HostError> {
     for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
         signals.add(signal);
     }
-    signals.thread_block().map_err(|e| format!("Cannot block signals: {e}"))?;
+    signals
+        .thread_block()
+        .map_err(|e| format!("Cannot block signals: {e}"))?;
     std::thread::Builder::new()
         .name("signals".into())
         .spawn(move || {
             while signals.wait().is_ok() {
-                if requests.send(MachineEvent::Quit { cause: "host-signal" }).is_err() {
+                if requests
+                    .send(MachineEvent::Quit {
+                        cause: "host-signal",
+                    })
+                    .is_err()
+                {
                     return;
                 }
             }

@@ -139,7 +139,11 @@ impl Vm {
             tracing::error!("while stopping for a reset: {e}");
         }
         let reset = machine.reset();
-        let reason = if guest { "guest-reset" } else { "host-qmp-system-reset" };
+        let reason = if guest {
+            "guest-reset"
+        } else {
+            "host-qmp-system-reset"
+        };
         let data = serde_json::json!({ "guest": guest, "reason": reason });
         self.events.emit("RESET", Some(data));
         if let Err(e) = reset {
@@ -167,7 +171,10 @@ impl Vm {
     /// Somebody presses the power button.
     pub fn power_button(&self) -> Result<(), HostError> {
         let state = self.state();
-        let machine = state.machine.as_ref().ok_or("There is no machine in this process")?;
+        let machine = state
+            .machine
+            .as_ref()
+            .ok_or("There is no machine in this process")?;
         machine.press_power_button();
         self.events.emit("POWERDOWN", None);
         Ok(())
@@ -197,7 +204,10 @@ impl Vm {
         if state.runstate.is_running() {
             return Ok(());
         }
-        let machine = state.machine.as_ref().ok_or("There is no machine in this process")?;
+        let machine = state
+            .machine
+            .as_ref()
+            .ok_or("There is no machine in this process")?;
         if state.runstate == RunState::Paused {
             machine.announce_pause();
         }
@@ -212,7 +222,10 @@ impl Vm {
         if !state.runstate.is_running() {
             return Ok(());
         }
-        let stopped = state.machine.as_mut().map_or(Ok(()), |machine| machine.stop(false));
+        let stopped = state
+            .machine
+            .as_mut()
+            .map_or(Ok(()), |machine| machine.stop(false));
         state.runstate = to;
         self.events.emit("STOP", None);
         stopped

@@ -165,34 +165,44 @@ fn a_source_killed_at_any_moment_leaves_a_guest_that_runs_or_a_target_that_says_
         // As above.
         std::thread::sleep(Duration::from_millis(step * step / 2));
         source.kill()?;
-        match runs_or_ends(&mut target)? {
-            true => {
+        match decision(&mut target)? {
+            Decision::Runs => {
                 target.wait_progress()?;
                 examine(&mut target)?;
             }
-            false => ensure!(
+            Decision::Ended => ensure!(
                 !target.log().trim().is_empty(),
                 "The target ended without a word"
             ),
+            // The source died before its first word: for the target somebody only knocked.
+            Decision::Waits => {}
         }
     }
     Ok(())
 }
 
-/// Whether the target runs the guest, once that is decided.
-fn runs_or_ends(target: &mut Machine) -> Result<bool> {
+/// What a target makes of the death of its source.
+enum Decision {
+    Runs,
+    Ended,
+    Waits,
+}
+
+/// What the target does, once that is decided.
+fn decision(target: &mut Machine) -> Result<Decision> {
     baton_testkit::wait::wait_for(
         "the target to decide",
         baton_testkit::wait::PATIENCE,
         || {
             if target.alive().is_err() {
-                return Ok(Some(false));
+                return Ok(Some(Decision::Ended));
+            }
+            if target.listens("cpr")? {
+                return Ok(Some(Decision::Waits));
             }
             // It may end while it is asked.
-            Ok(target
-                .status()
-                .is_ok_and(|status| status == "running")
-                .then_some(true))
+            let runs = target.status().is_ok_and(|status| status == "running");
+            Ok(runs.then_some(Decision::Runs))
         },
     )
 }

@@ -21,7 +21,11 @@ pub(crate) fn minors() -> Result<Vec<(u16, PathBuf)>> {
     let mut minors = Vec::new();
     for entry in fs::read_dir(&folder).with_context(|| format!("No {}", folder.display()))? {
         let path = entry?.path();
-        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let name = path
+            .file_name()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned();
         if let Some((major, minor)) = name.split_once('.')
             && major == ABI_MAJOR.to_string()
             && let Ok(minor) = minor.parse()
@@ -46,7 +50,10 @@ pub(crate) fn newest() -> Result<PathBuf> {
 #[test]
 fn every_released_minor_is_kept() -> Result<()> {
     let kept: Vec<_> = minors()?.into_iter().map(|(minor, _)| minor).collect();
-    ensure!(kept == (0..=ABI_MINOR).collect::<Vec<_>>(), "There are {kept:?}");
+    ensure!(
+        kept == (0..=ABI_MINOR).collect::<Vec<_>>(),
+        "There are {kept:?}"
+    );
     Ok(())
 }
 
@@ -55,7 +62,13 @@ fn a_plugin_of_every_released_minor_loads_and_works() -> Result<()> {
     for (minor, folder) in minors()? {
         let plugin = console(&folder);
         let text = printed(&mut info(&plugin)?)?;
-        expect_text(&text, &[&format!("\nabi: {ABI_MAJOR}.{minor}\n"), "\ndevice: isa-debugcon "])?;
+        expect_text(
+            &text,
+            &[
+                &format!("\nabi: {ABI_MAJOR}.{minor}\n"),
+                "\ndevice: isa-debugcon ",
+            ],
+        )?;
         drive(&plugin).with_context(|| plugin.display().to_string())?;
     }
     Ok(())
@@ -65,7 +78,13 @@ fn a_plugin_of_every_released_minor_loads_and_works() -> Result<()> {
 fn drive(plugin: &Path) -> Result<()> {
     let (mut reader, writer) = pipe()?;
     let (host, ram) = (TestHost::new(), TestRam::new(4096));
-    host.add_chardev("con", Chardev { output: Some(writer.into()), input: None });
+    host.add_chardev(
+        "con",
+        Chardev {
+            output: Some(writer.into()),
+            input: None,
+        },
+    );
     let said = [("chardev", Value::String("con".into()))];
     let mut device = realized(&root(plugin)?, "con0", &said, &host)?;
     for greeting in [b"hello", b"again"] {
@@ -84,11 +103,16 @@ fn drive(plugin: &Path) -> Result<()> {
         ensure!(blockers.is_none_or(|b| b == Reply::Blockers(Vec::new())));
         let fds = device.call_if_known(&Request::Fds { mode })?;
         ensure!(fds.is_none_or(|fds| fds == Reply::Fds(Vec::new())));
-        device.call_if_known(&Request::Notify { event: MigrationEvent::Setup })?;
+        device.call_if_known(&Request::Notify {
+            event: MigrationEvent::Setup,
+        })?;
         quiesce(&mut device)?;
         device.call(&Request::Reset)?;
         let section = "none".to_owned();
-        device.call(&Request::Save { section }).err().context("It has no section")?;
+        device
+            .call(&Request::Save { section })
+            .err()
+            .context("It has no section")?;
     }
     ensure!(host.failures().is_empty(), "{:?}", host.failures());
     Ok(())

@@ -22,7 +22,9 @@ pub(crate) fn config(root: &Root, id: &str, said: &[(&str, Value)]) -> Result<(S
         ..Config::default()
     };
     let defaults = device_type.properties.into_iter();
-    config.properties = defaults.filter_map(|p| Some((p.name, p.default?))).collect();
+    config.properties = defaults
+        .filter_map(|p| Some((p.name, p.default?)))
+        .collect();
     config
         .properties
         .extend(said.iter().map(|(k, v)| ((*k).to_owned(), v.clone())));

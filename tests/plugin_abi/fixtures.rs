@@ -1,6 +1,6 @@
 //! The plugins of `tests/fixtures`: as cargo has built them, copied, or changed.
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use baton_plugin_api::magic::{MAGIC, MagicBlock};
 use baton_testkit::refusal::refusal;
 use baton_testkit::scratch::Scratch;
@@ -8,6 +8,7 @@ use baton_testkit::{Vmm, guest};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::SystemTime;
 
 /// A plugin, by its name without `fixture_`.
 pub(crate) fn fixture(name: &str) -> Result<PathBuf> {
@@ -16,9 +17,31 @@ pub(crate) fn fixture(name: &str) -> Result<PathBuf> {
     let own = std::env::current_exe().context("Where is this program?")?;
     let beside = own.ancestors().nth(2).map(|folder| folder.join(&file));
     let path = beside.unwrap_or_else(|| guest::target_dir().join("debug").join(&file));
-    path.metadata()
-        .with_context(|| format!("No {}: run `cargo build -p baton-testkit --examples`", path.display()))?;
+    // A test program that cargo builds alone comes without them, or with those of another day.
+    let built = path
+        .metadata()
+        .and_then(|metadata| metadata.modified())
+        .ok();
+    ensure!(
+        built >= Some(newest(&guest::workspace().join("plugin-api/src"))?)
+            && built >= Some(newest(&guest::workspace().join("tests/fixtures"))?),
+        "{} is not there or old: run `cargo build -p baton-testkit --examples`",
+        path.display()
+    );
     Ok(path)
+}
+
+/// When the newest file in a folder was changed.
+fn newest(folder: &Path) -> Result<SystemTime> {
+    let mut newest = SystemTime::UNIX_EPOCH;
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        newest = newest.max(match path.is_dir() {
+            true => self::newest(&path)?,
+            false => path.metadata()?.modified()?,
+        });
+    }
+    Ok(newest)
 }
 
 /// A copy, which is a library of its own to the dynamic linker: with its own statics.
@@ -71,6 +94,6 @@ pub(crate) fn refused(plugin: &Path) -> Result<String> {
 pub(crate) fn printed(command: &mut Command) -> Result<String> {
     let output = command.output().context("Cannot start Baton")?;
     let errors = String::from_utf8_lossy(&output.stderr);
-    anyhow::ensure!(output.status.success(), "It has said: {errors}");
+    ensure!(output.status.success(), "It has said: {errors}");
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }

@@ -21,7 +21,9 @@ fn device(machine: &mut Machine, id: &str) -> Result<Value> {
     let devices = machine.execute("query-devices", &json!({}))?;
     let mut all = devices.as_array().into_iter().flatten();
     let found = all.find(|device| device["id"] == id);
-    Ok(found.with_context(|| format!("No {id} in {devices}"))?.clone())
+    Ok(found
+        .with_context(|| format!("No {id} in {devices}"))?
+        .clone())
 }
 
 /// Waits until a device is shown as failed; gives the reason.
@@ -39,7 +41,10 @@ fn goes_on(machine: &mut Machine, id: &str) -> Result<()> {
     machine.wait_progress()?;
     examine(machine)?;
     let info = machine.execute("query-migrate", &json!({}))?;
-    expect_text(&info["blocked-reasons"].to_string(), &[id, "the device has failed"])
+    expect_text(
+        &info["blocked-reasons"].to_string(),
+        &[id, "the device has failed"],
+    )
 }
 
 #[test]
@@ -111,7 +116,10 @@ fn a_descriptor_that_the_plugin_does_not_declare_is_not_handed_over() -> Result<
     needs_kvm!();
     let mut source = guest("probe", "fixture-probe,id=p0,hands-over=secret")?.boot()?;
     let text = failed_handover(&mut source)?;
-    expect_text(&text, &["Device 'p0'", "'secret' that its plugin does not declare"])
+    expect_text(
+        &text,
+        &["Device 'p0'", "'secret' that its plugin does not declare"],
+    )
 }
 
 #[test]
@@ -119,5 +127,8 @@ fn a_section_that_is_too_large_fails_the_handover_by_its_device() -> Result<()> 
     needs_kvm!();
     let mut source = guest("probe", "fixture-probe,id=p0,saves=67108865")?.boot()?;
     let text = failed_handover(&mut source)?;
-    expect_text(&text, &["Device 'p0'", "67108865 bytes, 67108864 are allowed"])
+    expect_text(
+        &text,
+        &["Device 'p0'", "67108865 bytes, 67108864 are allowed"],
+    )
 }

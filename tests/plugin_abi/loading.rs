@@ -45,7 +45,10 @@ fn a_file_that_is_no_shared_object_is_refused() -> Result<()> {
     for (path, reason) in [
         (scratch.path(), "is not a file"),
         (Path::new("/dev/null"), "is not a file"),
-        (Path::new("/does/not/exist.so"), "cannot be opened: No such file"),
+        (
+            Path::new("/does/not/exist.so"),
+            "cannot be opened: No such file",
+        ),
     ] {
         expect_text(&refused(path)?, &[reason])?;
     }
@@ -66,7 +69,10 @@ fn a_plugin_that_is_cut_off_anywhere_is_refused() -> Result<()> {
     let file = scratch.join("half.so");
     for bytes in [64, 100, 4096, 100_000, 1_000_000] {
         fs::write(&file, &library[..bytes])?;
-        expect_text(&refused(&file)?, &["is cut off", &format!("has {bytes} bytes")])?;
+        expect_text(
+            &refused(&file)?,
+            &["is cut off", &format!("has {bytes} bytes")],
+        )?;
     }
     Ok(())
 }
@@ -78,7 +84,10 @@ fn a_plugin_without_a_magic_block_is_refused() -> Result<()> {
         .split_whitespace()
         .find(|word| word.contains("/libc.so") || word.contains("/libc-"))
         .context("This program has no C library")?;
-    expect_text(&refused(Path::new(libc))?, &["has no symbol 'baton_plugin_magic'"])?;
+    expect_text(
+        &refused(Path::new(libc))?,
+        &["has no symbol 'baton_plugin_magic'"],
+    )?;
 
     let scratch = Scratch::new()?;
     let foreign = patched(&scratch, offset_of!(MagicBlock, magic), b"OTHERPLG")?;
@@ -99,7 +108,11 @@ fn a_magic_block_may_be_longer_than_this_hosts_and_not_shorter() -> Result<()> {
 fn a_plugin_of_another_major_is_refused() -> Result<()> {
     let scratch = Scratch::new()?;
     for major in [ABI_MAJOR - 1, ABI_MAJOR + 1, u16::MAX] {
-        let other = patched(&scratch, offset_of!(MagicBlock, abi_major), &major.to_le_bytes())?;
+        let other = patched(
+            &scratch,
+            offset_of!(MagicBlock, abi_major),
+            &major.to_le_bytes(),
+        )?;
         expect_text(
             &refused(&other)?,
             &[
@@ -116,7 +129,11 @@ fn a_plugin_of_another_major_is_refused() -> Result<()> {
 fn a_plugin_of_a_newer_minor_is_refused() -> Result<()> {
     let scratch = Scratch::new()?;
     let minor = ABI_MINOR + 1;
-    let newer = patched(&scratch, offset_of!(MagicBlock, abi_minor), &minor.to_le_bytes())?;
+    let newer = patched(
+        &scratch,
+        offset_of!(MagicBlock, abi_minor),
+        &minor.to_le_bytes(),
+    )?;
     expect_text(
         &refused(&newer)?,
         &[
@@ -131,7 +148,11 @@ fn a_plugin_of_a_newer_minor_is_refused() -> Result<()> {
 fn the_magic_block_is_judged_before_the_functions_of_the_plugin() -> Result<()> {
     // Wrong in both ways: what is told is the first.
     let scratch = Scratch::new()?;
-    let mut library = fs::read(patched(&scratch, offset_of!(MagicBlock, abi_major), &[9, 0])?)?;
+    let mut library = fs::read(patched(
+        &scratch,
+        offset_of!(MagicBlock, abi_major),
+        &[9, 0],
+    )?)?;
     let name = b"_1as_0lib_1header";
     let at = library
         .windows(name.len())
@@ -149,7 +170,10 @@ fn functions_of_another_layout_are_refused_in_one_line_and_the_rest_is_logged() 
     let reason = refused(&plugin)?;
     expect_text(
         &reason,
-        &["its functions are not those of this Baton", "Expected: baton-plugin-api"],
+        &[
+            "its functions are not those of this Baton",
+            "Expected: baton-plugin-api",
+        ],
     )?;
     ensure!(reason.len() < 300, "{reason}");
 
@@ -159,7 +183,10 @@ fn functions_of_another_layout_are_refused_in_one_line_and_the_rest_is_logged() 
     ensure!(quiet.log.is_empty(), "{:?}", quiet.log);
     let told = refusal(run.env("BATON_LOG", "debug"))?;
     ensure!(told.reason == quiet.reason, "{}", told.reason);
-    expect_text(&told.log.join("\n"), &["Layout of expected type:", "Layout of found type:"])
+    expect_text(
+        &told.log.join("\n"),
+        &["Layout of expected type:", "Layout of found type:"],
+    )
 }
 
 #[test]
@@ -183,10 +210,16 @@ fn a_plugin_without_a_root_module_is_refused() -> Result<()> {
 fn a_wrong_descriptor_is_refused_and_says_what_is_wrong() -> Result<()> {
     let plugin = fixture("bad_descriptor")?;
     for (wrong, reason) in [
-        ("name", r#"its descriptor is wrong: the device name "fixture,wrong""#),
+        (
+            "name",
+            r#"its descriptor is wrong: the device name "fixture,wrong""#,
+        ),
         ("default", "the default of property 'n' is not of its type"),
         ("twice", "the property 'b' is there twice"),
-        ("versions", "section 's' has minimum version 2 above its version 1"),
+        (
+            "versions",
+            "section 's' has minimum version 2 above its version 1",
+        ),
         ("panic", "Panicked: told to panic in the descriptor"),
     ] {
         let refused = refusal(info(&plugin)?.env("FIXTURE_DESCRIPTOR", wrong))?;
@@ -198,7 +231,10 @@ fn a_wrong_descriptor_is_refused_and_says_what_is_wrong() -> Result<()> {
 #[test]
 fn a_descriptor_has_the_name_and_version_of_the_magic_block() -> Result<()> {
     let scratch = Scratch::new()?;
-    for at in [offset_of!(MagicBlock, name), offset_of!(MagicBlock, version)] {
+    for at in [
+        offset_of!(MagicBlock, name),
+        offset_of!(MagicBlock, version),
+    ] {
         let other = patched(&scratch, at, b"other\0")?;
         expect_text(&refused(&other)?, &["not those of the magic block"])?;
     }

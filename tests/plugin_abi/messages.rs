@@ -61,11 +61,19 @@ fn holds(now: &Value, then: &Value) -> bool {
 
 #[test]
 fn a_message_is_a_messagepack_map_with_field_names() -> Result<()> {
-    let fd = Fd { name: "image".into(), instance: 1, fd: 300 };
+    let fd = Fd {
+        name: "image".into(),
+        instance: 1,
+        fd: 300,
+    };
     let bytes = b"\x83\xa4name\xa5image\xa8instance\x01\xa2fd\xcd\x01\x2c";
     ensure!(wire::encode(&fd)? == bytes);
     // A variant is a map with one entry, or its bare name if it has no fields; bytes are binary.
-    let load = Request::Load { section: "s".into(), version: 2, data: vec![7] };
+    let load = Request::Load {
+        section: "s".into(),
+        version: 2,
+        data: vec![7],
+    };
     let bytes = b"\x81\xa4Load\x83\xa7section\xa1s\xa7version\x02\xa4data\xc4\x01\x07";
     ensure!(wire::encode(&load)? == bytes);
     ensure!(wire::encode(&Request::Quiesce)? == b"\xa7Quiesce");
@@ -77,6 +85,9 @@ fn a_message_with_bytes_behind_its_end_is_refused() -> Result<()> {
     let mut bytes = wire::encode(&Request::Quiesce)?;
     bytes.push(0xc0);
     let error = wire::decode::<Request>("a request", &bytes).unwrap_err();
-    ensure!(error.message == "Cannot read a request: 1 bytes too many", "{error}");
+    ensure!(
+        error.message == "Cannot read a request: 1 bytes too many",
+        "{error}"
+    );
     Ok(())
 }

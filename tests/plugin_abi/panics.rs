@@ -22,10 +22,18 @@ fn panicking(at: &str, host: &Arc<TestHost>) -> Result<PluginDevice> {
 /// A device that has panicked in a call takes no more calls, but can be quiesced and dropped.
 fn has_failed(mut device: PluginDevice, host: &TestHost, reason: &str) -> Result<()> {
     ensure!(host.failures() == [reason], "{:?}", host.failures());
-    for request in [Request::Reset, Request::Blockers { mode: Mode::CprExec }] {
+    for request in [
+        Request::Reset,
+        Request::Blockers {
+            mode: Mode::CprExec,
+        },
+    ] {
         let error = device.call(&request).unwrap_err();
         ensure!(error.kind == ErrorKind::Failed, "{error}");
-        expect_text(&error.to_string(), &["Device 'p0'", "It failed earlier", reason])?;
+        expect_text(
+            &error.to_string(),
+            &["Device 'p0'", "It failed earlier", reason],
+        )?;
     }
     let mut data = [0; 4];
     device.read(0, 0, &mut data);
@@ -43,7 +51,10 @@ fn a_panic_in_create_is_an_error_of_the_call() -> Result<()> {
     let error = panicking("create", &host).err().context("It was created")?;
     let error = error.downcast::<Error>()?;
     ensure!(error.kind == ErrorKind::Panicked, "{error}");
-    ensure!(error.to_string() == "Device 'p0': Panicked: told to panic in create", "{error}");
+    ensure!(
+        error.to_string() == "Device 'p0': Panicked: told to panic in create",
+        "{error}"
+    );
     Ok(())
 }
 
@@ -54,11 +65,38 @@ fn a_panic_in_any_call_makes_the_device_a_failed_one() -> Result<()> {
         ("realize", Request::Realize),
         ("start", start_request(&ram)),
         ("reset", Request::Reset),
-        ("save", Request::Save { section: "panics".into() }),
-        ("load", Request::Load { section: "panics".into(), version: 1, data: Vec::new() }),
-        ("blockers", Request::Blockers { mode: Mode::CprExec }),
-        ("fds", Request::Fds { mode: Mode::CprExec }),
-        ("notify", Request::Notify { event: MigrationEvent::Setup }),
+        (
+            "save",
+            Request::Save {
+                section: "panics".into(),
+            },
+        ),
+        (
+            "load",
+            Request::Load {
+                section: "panics".into(),
+                version: 1,
+                data: Vec::new(),
+            },
+        ),
+        (
+            "blockers",
+            Request::Blockers {
+                mode: Mode::CprExec,
+            },
+        ),
+        (
+            "fds",
+            Request::Fds {
+                mode: Mode::CprExec,
+            },
+        ),
+        (
+            "notify",
+            Request::Notify {
+                event: MigrationEvent::Setup,
+            },
+        ),
         ("quiesce", Request::Quiesce),
     ] {
         let host = TestHost::new();
@@ -66,7 +104,10 @@ fn a_panic_in_any_call_makes_the_device_a_failed_one() -> Result<()> {
         let error = device.call(&request).unwrap_err();
         ensure!(error.kind == ErrorKind::Panicked, "{place}: {error}");
         let reason = format!("Panicked: told to panic in {place}");
-        ensure!(error.to_string() == format!("Device 'p0': {reason}"), "{error}");
+        ensure!(
+            error.to_string() == format!("Device 'p0': {reason}"),
+            "{error}"
+        );
         has_failed(device, &host, &reason).context(place)?;
     }
     Ok(())
@@ -83,8 +124,15 @@ fn a_panic_in_a_register_access_makes_the_device_a_failed_one() -> Result<()> {
             "read" => device.read(0, 0, &mut data),
             _ => device.write(0, 0, &data),
         }
-        ensure!(place == "write" || data == [0xff; 2], "What it wrote before is seen: {data:?}");
-        has_failed(device, &host, &format!("Panicked: told to panic in {place}"))?;
+        ensure!(
+            place == "write" || data == [0xff; 2],
+            "What it wrote before is seen: {data:?}"
+        );
+        has_failed(
+            device,
+            &host,
+            &format!("Panicked: told to panic in {place}"),
+        )?;
     }
     Ok(())
 }
@@ -106,7 +154,12 @@ fn a_panic_while_a_device_is_dropped_is_logged() -> Result<()> {
     let scratch = Scratch::new()?;
     let host = TestHost::new();
     let said = [("at", Value::String("drop".into()))];
-    drop(realized(&root(&copied("panics", &scratch)?)?, "p0", &said, &host)?);
+    drop(realized(
+        &root(&copied("panics", &scratch)?)?,
+        "p0",
+        &said,
+        &host,
+    )?);
     let last = host.logged().pop().context("Nothing is logged")?;
     let text = "While a device ended: Panicked: told to panic in drop";
     ensure!(last == (1, text.to_owned()), "{last:?}");
@@ -130,12 +183,22 @@ fn a_panic_of_one_device_leaves_the_others_of_its_plugin_alone() -> Result<()> {
 fn a_plugin_built_to_abort_on_panic_does_not_build() -> Result<()> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let output = Command::new(cargo)
-        .args(["rustc", "--quiet", "--package", "baton-testkit", "--example", "fixture_twin"])
+        .args([
+            "rustc",
+            "--quiet",
+            "--package",
+            "baton-testkit",
+            "--example",
+            "fixture_twin",
+        ])
         .args(["--", "-C", "panic=abort"])
         .current_dir(workspace())
         .output()
         .context("Cannot start cargo")?;
     ensure!(!output.status.success(), "It builds");
     let errors = String::from_utf8_lossy(&output.stderr);
-    expect_text(&errors, &["a Baton plugin is built with panic = \"unwind\""])
+    expect_text(
+        &errors,
+        &["a Baton plugin is built with panic = \"unwind\""],
+    )
 }

@@ -26,7 +26,10 @@ fn every_rule_has_a_number_and_names_tests_that_exist() -> Result<()> {
     for (at, rule) in rules.iter().enumerate() {
         let rule = rule.split("\n\n").next().unwrap_or_default();
         let number = format!("{}.", at + 1);
-        ensure!(rule.starts_with(&number), "Rule {number} is followed by: {rule}");
+        ensure!(
+            rule.starts_with(&number),
+            "Rule {number} is followed by: {rule}"
+        );
         for part in ["*Broken:*", "*Detected:*", "*Test:*"] {
             ensure!(rule.contains(part), "R{number} does not say {part}");
         }
@@ -34,7 +37,10 @@ fn every_rule_has_a_number_and_names_tests_that_exist() -> Result<()> {
         let named: Vec<_> = tests.split('`').skip(1).step_by(2).collect();
         ensure!(!named.is_empty(), "R{number} names no test");
         for name in named {
-            ensure!(functions.contains(name), "R{number} names {name}, which is no test");
+            ensure!(
+                functions.contains(name),
+                "R{number} names {name}, which is no test"
+            );
         }
     }
     Ok(())

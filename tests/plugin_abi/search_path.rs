@@ -37,7 +37,9 @@ impl Installed {
     /// `baton -device help` with every place looked at.
     fn help(&self) -> Command {
         let mut command = Command::new(self.scratch.join("bin/baton"));
-        command.args(["-device", "help", "-plugin"]).arg(self.scratch.join("named"));
+        command
+            .args(["-device", "help", "-plugin"])
+            .arg(self.scratch.join("named"));
         command.env("BATON_PLUGIN_PATH", self.scratch.join("path"));
         command
     }
@@ -62,7 +64,10 @@ fn the_search_path_has_an_order_and_two_plugins_with_one_device_are_refused() ->
         let second = installed.put("probe", places[1])?;
         let line = refusal(&mut installed.help())?.line()?;
         let both = format!("both '{}' and '{}'", first.display(), second.display());
-        expect_text(&line, &["Device 'fixture-probe'", &both, "leave one of them out"])?;
+        expect_text(
+            &line,
+            &["Device 'fixture-probe'", &both, "leave one of them out"],
+        )?;
     }
     Ok(())
 }
@@ -98,5 +103,8 @@ fn a_path_that_is_not_there_is_refused() -> Result<()> {
     let mut command = baton()?;
     command.args(["-device", "help", "-plugin", "/does/not/exist"]);
     let line = refusal(&mut command)?.line()?;
-    expect_text(&line, &["Plugin path '/does/not/exist' cannot be read: No such file"])
+    expect_text(
+        &line,
+        &["Plugin path '/does/not/exist' cannot be read: No such file"],
+    )
 }

@@ -35,11 +35,20 @@ fn tracing_and_panics_of_a_plugin_go_to_the_hosts_log() -> Result<()> {
 
     let host = TestHost::new();
     let at = [("at", Value::String("create".into()))];
-    created(&root(&copied("panics", &scratch)?)?, "p0", &at, &host).err().context("No panic")?;
-    let panics: Vec<_> = host.logged().into_iter().filter(|(level, _)| *level == 1).collect();
+    created(&root(&copied("panics", &scratch)?)?, "p0", &at, &host)
+        .err()
+        .context("No panic")?;
+    let panics: Vec<_> = host
+        .logged()
+        .into_iter()
+        .filter(|(level, _)| *level == 1)
+        .collect();
     ensure!(panics.len() == 1, "{panics:?}");
     let text = &panics[0].1;
-    ensure!(text.contains("panics.rs") && text.contains("told to panic in create"), "{text}");
+    ensure!(
+        text.contains("panics.rs") && text.contains("told to panic in create"),
+        "{text}"
+    );
     ensure!(text.lines().count() == 1, "{text}");
     Ok(())
 }
@@ -51,17 +60,29 @@ fn a_descriptor_in_a_reply_is_the_devices_own() -> Result<()> {
     let link = fs::read_link(format!("/proc/self/fd/{}", writer.as_raw_fd()))?;
     let open = || -> Result<usize> {
         let all = descriptors(std::process::id())?;
-        Ok(all.iter().filter(|fd| **fd == link.display().to_string()).count())
+        Ok(all
+            .iter()
+            .filter(|fd| **fd == link.display().to_string())
+            .count())
     };
     let host = TestHost::new();
-    host.add_chardev("con", Chardev { output: Some(writer.into()), input: None });
+    host.add_chardev(
+        "con",
+        Chardev {
+            output: Some(writer.into()),
+            input: None,
+        },
+    );
     // The reading end, and the host's.
     ensure!(open()? == 2);
     let said = [("chardev", Value::String("con".into()))];
     let device = realized(&root(&console)?, "con0", &said, &host)?;
     ensure!(open()? == 3, "The device has no descriptor of its own");
     drop(device);
-    ensure!(open()? == 2, "The device has not closed its own, or has closed the host's");
+    ensure!(
+        open()? == 2,
+        "The device has not closed its own, or has closed the host's"
+    );
     Ok(())
 }
 

@@ -312,6 +312,14 @@ impl Machine {
         }
     }
 
+    /// Whether anybody listens on the process's socket of that kind now.
+    ///
+    /// # Errors
+    /// When that cannot be found out.
+    pub fn listens(&self, kind: &str) -> Result<bool> {
+        sockets::listens(&self.world.socket(kind, self.number))
+    }
+
     /// Waits until the process listens on the socket of that kind: `cpr`, `main` or `qmp`.
     ///
     /// # Errors

@@ -44,7 +44,10 @@ impl Chardevs {
 
     /// Duplicates of the descriptors of `id`: input, output.
     pub fn descriptors(&self, id: &str) -> Result<(Option<OwnedFd>, Option<OwnedFd>), String> {
-        let open = self.0.get(id).ok_or_else(|| format!("There is no character device '{id}'"))?;
+        let open = self
+            .0
+            .get(id)
+            .ok_or_else(|| format!("There is no character device '{id}'"))?;
         let copy = |fd: &Option<OwnedFd>| {
             fd.as_ref()
                 .map(|fd| fd.try_clone())
@@ -84,7 +87,10 @@ fn open_one(
 ) -> Result<Open, String> {
     if let Some(table) = preserved {
         let take = |instance| {
-            table.has(OWNER, id, instance).then(|| table.take(OWNER, id, instance)).transpose()
+            table
+                .has(OWNER, id, instance)
+                .then(|| table.take(OWNER, id, instance))
+                .transpose()
         };
         let open = Open {
             input: take(INPUT).map_err(|e| e.to_string())?,
@@ -96,10 +102,15 @@ fn open_one(
         }
     }
     match backend {
-        ChardevBackend::Null => Ok(Open { input: None, output: None, hand_over: true }),
+        ChardevBackend::Null => Ok(Open {
+            input: None,
+            output: None,
+            hand_over: true,
+        }),
         ChardevBackend::Stdio => {
             let copy = |fd: std::os::fd::BorrowedFd<'_>| {
-                fd.try_clone_to_owned().map_err(|e| format!("standard streams are closed: {e}"))
+                fd.try_clone_to_owned()
+                    .map_err(|e| format!("standard streams are closed: {e}"))
             };
             Ok(Open {
                 input: Some(copy(std::io::stdin().as_fd())?),
@@ -116,7 +127,11 @@ fn open_one(
                 .custom_flags(nix::libc::O_CLOEXEC)
                 .open(path)
                 .map_err(|e| format!("cannot open '{}': {e}", path.display()))?;
-            Ok(Open { input: None, output: Some(file.into()), hand_over: true })
+            Ok(Open {
+                input: None,
+                output: Some(file.into()),
+                hand_over: true,
+            })
         }
     }
 }

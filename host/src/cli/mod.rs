@@ -30,7 +30,7 @@ use std::ffi::OsString;
 
 pub use backends::Backends;
 pub use chardev::{Chardev, ChardevBackend};
-pub use device::{DeviceOption, PciAddress};
+pub use device::DeviceOption;
 pub use error::CliError;
 pub use id::Id;
 pub use machine::{MAX_CPUS, Machine, MachineType};

@@ -42,7 +42,7 @@ pub fn migrate(
             RunState::InMigrate => return Err("Guest is waiting for an incoming migration".into()),
             RunState::PostMigrate => {
                 return Err(
-                    "Can't migrate the vm that was paused due to previous migration".into()
+                    "Can't migrate the vm that was paused due to previous migration".into(),
                 );
             }
             RunState::Shutdown | RunState::InternalError | RunState::FinishMigrate => {
@@ -66,8 +66,9 @@ pub fn migrate(
         state.mode
     };
     let mut host = source::Source::new(Arc::clone(vm), mode);
-    let begun = TransferChannels::from_arguments(uri, channels).map_err(HostError::from).and_then(
-        |channels| {
+    let begun = TransferChannels::from_arguments(uri, channels)
+        .map_err(HostError::from)
+        .and_then(|channels| {
             let options = SourceOptions {
                 mode,
                 channels,
@@ -78,8 +79,7 @@ pub fn migrate(
                 resolve_fd: &resolve_fd,
             };
             SourceHandover::begin(options, &mut host).map_err(HostError::from)
-        },
-    );
+        });
     let handover = match begun {
         Ok(handover) => handover,
         Err(e) => {
@@ -88,12 +88,16 @@ pub fn migrate(
         }
     };
     let vm = Arc::clone(vm);
-    let thread = std::thread::Builder::new().name("migration".into()).spawn(move || {
-        let outcome = handover.run(&mut host);
-        tracing::info!("the migration has ended: {outcome:?}");
-        vm.state().migrating = false;
-    });
-    thread.map(|_| ()).map_err(|e| format!("Cannot start a thread: {e}").into())
+    let thread = std::thread::Builder::new()
+        .name("migration".into())
+        .spawn(move || {
+            let outcome = handover.run(&mut host);
+            tracing::info!("the migration has ended: {outcome:?}");
+            vm.state().migrating = false;
+        });
+    thread
+        .map(|_| ())
+        .map_err(|e| format!("Cannot start a thread: {e}").into())
 }
 
 /// The QMP command `migrate-incoming`.
@@ -107,11 +111,16 @@ pub fn incoming(
         return Err("'-incoming' was not specified on the command line".into());
     }
     let main = IncomingChannels::deferred_main(uri, channels)?;
-    let handover =
-        vm.state().deferred.take().ok_or("The incoming migration has already been started")?;
+    let handover = vm
+        .state()
+        .deferred
+        .take()
+        .ok_or("The incoming migration has already been started")?;
     let vm = Arc::clone(vm);
     let thread = std::thread::Builder::new()
         .name("incoming".into())
         .spawn(move || run(&vm, handover, &main, exit_on_error));
-    thread.map(|_| ()).map_err(|e| format!("Cannot start a thread: {e}").into())
+    thread
+        .map(|_| ())
+        .map_err(|e| format!("Cannot start a thread: {e}").into())
 }

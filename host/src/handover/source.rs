@@ -23,12 +23,20 @@ pub(super) struct Source {
 
 impl Source {
     pub(super) fn new(vm: Arc<Vm>, mode: Mode) -> Self {
-        Self { vm, mode, before: RunState::Paused }
+        Self {
+            vm,
+            mode,
+            before: RunState::Paused,
+        }
     }
 
     fn machine<T>(&self, f: impl FnOnce(&Machine) -> T) -> Result<T, HostError> {
         let state = self.vm.state();
-        state.machine.as_ref().map(f).ok_or_else(|| "There is no machine to migrate".into())
+        state
+            .machine
+            .as_ref()
+            .map(f)
+            .ok_or_else(|| "There is no machine to migrate".into())
     }
 }
 
@@ -36,18 +44,26 @@ impl SourceHost for Source {
     fn device_blockers(&mut self, mode: Mode) -> Vec<OwnedBlocker> {
         let all = self.machine(|machine| {
             let failures = machine.failures();
-            machine.devices().iter().flat_map(|d| d.blockers(mode, failures)).collect()
+            machine
+                .devices()
+                .iter()
+                .flat_map(|d| d.blockers(mode, failures))
+                .collect()
         });
         all.unwrap_or_default()
     }
 
     fn fingerprint(&mut self) -> MachineFingerprint {
-        self.machine(|machine| machine.fingerprint().clone()).unwrap_or_default()
+        self.machine(|machine| machine.fingerprint().clone())
+            .unwrap_or_default()
     }
 
     fn notify(&mut self, event: MigrationEvent) -> Result<(), HostError> {
         self.machine(|machine| {
-            machine.devices().iter().try_for_each(|device| device.notify(event))
+            machine
+                .devices()
+                .iter()
+                .try_for_each(|device| device.notify(event))
         })?
         .map_err(HostError::from)
     }
@@ -72,7 +88,10 @@ impl SourceHost for Source {
         state.runstate = RunState::FinishMigrate;
         if running {
             self.vm.events.emit("STOP", None);
-            let machine = state.machine.as_mut().ok_or("There is no machine to migrate")?;
+            let machine = state
+                .machine
+                .as_mut()
+                .ok_or("There is no machine to migrate")?;
             machine.stop(true)?;
         }
         Ok(())

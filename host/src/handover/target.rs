@@ -32,9 +32,15 @@ struct Target {
 /// the source meanwhile.
 pub fn receive(vm: &Arc<Vm>, cpr: &SocketAddress) -> Result<TargetHandover, HostError> {
     let listener = Listener::bind(Endpoint::resolve(cpr, &resolve_fd)?)?;
-    let options =
-        TargetOptions { tracker: Arc::clone(&vm.tracker), timeouts: Timeouts::default() };
-    let mut host = Target { vm: Arc::clone(vm), machine: None, ran: false };
+    let options = TargetOptions {
+        tracker: Arc::clone(&vm.tracker),
+        timeouts: Timeouts::default(),
+    };
+    let mut host = Target {
+        vm: Arc::clone(vm),
+        machine: None,
+        ran: false,
+    };
     let handover = TargetHandover::receive(listener, options, &mut host)?;
     // `run` makes its own `Target` around the machine.
     vm.state().machine = host.machine.take();
@@ -49,7 +55,11 @@ pub fn run(vm: &Arc<Vm>, handover: TargetHandover, main: &SocketAddress, exit_on
         state.migrating = true;
         state.machine.take()
     };
-    let mut host = Target { vm: Arc::clone(vm), machine, ran: false };
+    let mut host = Target {
+        vm: Arc::clone(vm),
+        machine,
+        ran: false,
+    };
     let outcome = match Endpoint::resolve(main, &resolve_fd) {
         Ok(main) => handover.run(main, &mut host),
         Err(e) => {
@@ -74,7 +84,9 @@ pub fn run(vm: &Arc<Vm>, handover: TargetHandover, main: &SocketAddress, exit_on
 
 impl Target {
     fn built(&self) -> Result<&Machine, HostError> {
-        self.machine.as_ref().ok_or_else(|| "The machine is not built".into())
+        self.machine
+            .as_ref()
+            .ok_or_else(|| "The machine is not built".into())
     }
 }
 
@@ -123,7 +135,11 @@ impl TargetHost for Target {
         state.machine = Some(machine);
         match result {
             Ok(()) => {
-                state.runstate = if runs { RunState::Running } else { RunState::Paused };
+                state.runstate = if runs {
+                    RunState::Running
+                } else {
+                    RunState::Paused
+                };
                 if runs {
                     vm.events.emit("RESUME", None);
                 }

@@ -54,11 +54,20 @@ impl AddressSpaces {
         device: Arc<dyn BusDevice>,
     ) -> Result<(), Overlap> {
         let last = base.saturating_add(size.max(1) - 1);
-        let mut map = self.space(kind).write().unwrap_or_else(PoisonError::into_inner);
+        let mut map = self
+            .space(kind)
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
         if let Some((&other_base, other)) = map.range(..=last).next_back()
             && other.last >= base
         {
-            return Err(Overlap { kind, base, last, other_base, other_last: other.last });
+            return Err(Overlap {
+                kind,
+                base,
+                last,
+                other_base,
+                other_last: other.last,
+            });
         }
         map.insert(base, Range { last, device });
         Ok(())
@@ -66,7 +75,10 @@ impl AddressSpaces {
 
     /// Ends what begins at `base`.
     pub fn remove(&self, kind: RegionKind, base: u64) {
-        self.space(kind).write().unwrap_or_else(PoisonError::into_inner).remove(&base);
+        self.space(kind)
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(&base);
     }
 
     /// Ends everything.
@@ -94,8 +106,16 @@ impl AddressSpaces {
     }
 
     /// The lock is not held while a device is called, since a device may move its own BAR.
-    fn find(&self, kind: RegionKind, address: u64, len: usize) -> Option<(Arc<dyn BusDevice>, u64)> {
-        let map = self.space(kind).read().unwrap_or_else(PoisonError::into_inner);
+    fn find(
+        &self,
+        kind: RegionKind,
+        address: u64,
+        len: usize,
+    ) -> Option<(Arc<dyn BusDevice>, u64)> {
+        let map = self
+            .space(kind)
+            .read()
+            .unwrap_or_else(PoisonError::into_inner);
         let (base, range) = map.range(..=address).next_back()?;
         let last = address.checked_add(len as u64 - 1)?;
         (last <= range.last).then(|| (Arc::clone(&range.device), address - base))
@@ -129,7 +149,9 @@ mod tests {
     fn an_access_reaches_the_device_that_decodes_all_of_it() {
         let spaces = AddressSpaces::default();
         let echo = Arc::new(Echo(Mutex::default()));
-        spaces.insert(RegionKind::Port, 0x3f8, 8, Arc::clone(&echo) as _).unwrap();
+        spaces
+            .insert(RegionKind::Port, 0x3f8, 8, Arc::clone(&echo) as _)
+            .unwrap();
         let mut data = [0; 1];
         spaces.read(RegionKind::Port, 0x3fd, &mut data);
         assert_eq!(data, [5]);
@@ -146,9 +168,15 @@ mod tests {
     fn overlapping_ranges_are_refused_and_a_removed_one_makes_room() {
         let spaces = AddressSpaces::default();
         let echo: Arc<dyn BusDevice> = Arc::new(Echo(Mutex::default()));
-        spaces.insert(RegionKind::Mmio, 0x1000, 0x1000, Arc::clone(&echo)).unwrap();
+        spaces
+            .insert(RegionKind::Mmio, 0x1000, 0x1000, Arc::clone(&echo))
+            .unwrap();
         for (base, size) in [(0x0, 0x1001), (0x1fff, 1), (0x1800, 8), (0x0, 0x10000)] {
-            assert!(spaces.insert(RegionKind::Mmio, base, size, Arc::clone(&echo)).is_err());
+            assert!(
+                spaces
+                    .insert(RegionKind::Mmio, base, size, Arc::clone(&echo))
+                    .is_err()
+            );
         }
         spaces.remove(RegionKind::Mmio, 0x1000);
         spaces.insert(RegionKind::Mmio, 0x0, 0x10000, echo).unwrap();

@@ -46,8 +46,12 @@ impl ControllersState {
     /// Reads the state; no vCPU runs.
     pub fn save(vm: &Arc<VmFd>) -> Result<Self, KvmError> {
         let chip = |chip_id| {
-            let mut chip = kvm_irqchip { chip_id, ..Default::default() };
-            vm.get_irqchip(&mut chip).map_err(ioctl("read an interrupt controller"))?;
+            let mut chip = kvm_irqchip {
+                chip_id,
+                ..Default::default()
+            };
+            vm.get_irqchip(&mut chip)
+                .map_err(ioctl("read an interrupt controller"))?;
             Ok(chip)
         };
         Ok(Self {
@@ -67,7 +71,8 @@ impl ControllersState {
             (&self.ioapic, KVM_IRQCHIP_IOAPIC),
         ] {
             let chip = kvm_irqchip { chip_id, ..*chip };
-            vm.set_irqchip(&chip).map_err(ioctl("write an interrupt controller"))?;
+            vm.set_irqchip(&chip)
+                .map_err(ioctl("write an interrupt controller"))?;
         }
         vm.set_pit2(&self.pit).map_err(ioctl("write the timer"))
     }
@@ -76,8 +81,13 @@ impl ControllersState {
 impl ClockState {
     /// Reads the clock; no vCPU runs.
     pub fn save(vm: &Arc<VmFd>) -> Result<Self, KvmError> {
-        let clock = vm.get_clock().map_err(ioctl("read the paravirtual clock"))?;
-        Ok(Self { clock, monotonic: monotonic_ns() })
+        let clock = vm
+            .get_clock()
+            .map_err(ioctl("read the paravirtual clock"))?;
+        Ok(Self {
+            clock,
+            monotonic: monotonic_ns(),
+        })
     }
 
     /// Sets the clock to what it would show now had it gone on, before any vCPU runs.
@@ -91,6 +101,7 @@ impl ClockState {
             let passed = monotonic_ns().saturating_sub(self.monotonic);
             clock.clock = clock.clock.wrapping_add(passed);
         }
-        vm.set_clock(&clock).map_err(ioctl("set the paravirtual clock"))
+        vm.set_clock(&clock)
+            .map_err(ioctl("set the paravirtual clock"))
     }
 }

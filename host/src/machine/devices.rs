@@ -3,8 +3,8 @@
 
 use std::sync::Arc;
 
-use baton_migration::fds::{FdKey, FdTable};
 use baton_migration::blockers::OwnedBlocker;
+use baton_migration::fds::{FdKey, FdTable};
 use baton_migration::handover::OutgoingFd;
 use baton_migration::stream::{SectionWriter, StateImage, section_name};
 use baton_migration::{HostError, MigrationEvent, Mode};
@@ -61,10 +61,23 @@ pub struct Slots<'a> {
 
 impl MachineDevice {
     /// Creates and realizes a device.
-    pub fn create(creation: Creation<'_>, slots: &mut Slots<'_>) -> std::result::Result<Self, HostError> {
-        let Creation { plugin, device_type, mut config, address, preserved } = creation;
+    pub fn create(
+        creation: Creation<'_>,
+        slots: &mut Slots<'_>,
+    ) -> std::result::Result<Self, HostError> {
+        let Creation {
+            plugin,
+            device_type,
+            mut config,
+            address,
+            preserved,
+        } = creation;
         let on_pci = device_type.bus != BusClass::Platform;
-        let at = if on_pci { Some(slots.pci.place(address)?) } else { None };
+        let at = if on_pci {
+            Some(slots.pci.place(address)?)
+        } else {
+            None
+        };
         if config.id.is_empty() {
             config.id = match at {
                 Some(at) => at.to_string(),
@@ -77,7 +90,12 @@ impl MachineDevice {
         }
         let id = config.id.clone();
         let chardevs = Arc::clone(slots.chardevs);
-        let bridge = Bridge::new(&id, preserved, chardevs, slots.surroundings.failures.clone());
+        let bridge = Bridge::new(
+            &id,
+            preserved,
+            chardevs,
+            slots.surroundings.failures.clone(),
+        );
         let device = PluggedDevice::create(plugin, device_type, &config, Arc::clone(&bridge))?;
         let around = slots.surroundings;
         let kind = match device_type.bus {
@@ -100,7 +118,12 @@ impl MachineDevice {
             _ => {}
         }
         let place = at.map_or_else(|| "platform".to_owned(), |at| at.to_string());
-        Ok(Self { id, device_type: device_type.clone(), place, kind })
+        Ok(Self {
+            id,
+            device_type: device_type.clone(),
+            place,
+            kind,
+        })
     }
 
     /// Its id, unique in the machine.
@@ -120,7 +143,9 @@ impl MachineDevice {
 
     /// Its entry in the DSDT, if it has one.
     pub fn acpi(&self) -> Option<(AcpiDevice, Vec<Region>, Vec<u32>)> {
-        let Kind::Platform(device) = &self.kind else { return None };
+        let Kind::Platform(device) = &self.kind else {
+            return None;
+        };
         let info = device.info();
         Some((info.acpi.clone()?, info.regions.clone(), info.irqs.clone()))
     }
@@ -171,7 +196,10 @@ impl MachineDevice {
                 modes: Mode::ALL.to_vec(),
             });
         }
-        let owned = |blocker| OwnedBlocker { owner: self.id.clone(), blocker };
+        let owned = |blocker| OwnedBlocker {
+            owner: self.id.clone(),
+            blocker,
+        };
         blockers.into_iter().map(owned).collect()
     }
 
@@ -230,9 +258,8 @@ impl MachineDevice {
 
     /// Loads every section of the device.
     pub fn load(&self, state: &mut StateImage) -> std::result::Result<(), HostError> {
-        let take = |state: &mut StateImage, section: &Section| {
-            state.take_checked(&self.id, section, 0)
-        };
+        let take =
+            |state: &mut StateImage, section: &Section| state.take_checked(&self.id, section, 0);
         if let Kind::Virtio(device) = &self.kind {
             device.load(&take(state, &VirtioPci::section())?.payload)?;
         }

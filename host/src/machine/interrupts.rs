@@ -34,9 +34,16 @@ struct Table {
 impl Interrupts {
     /// The routing of a new VM, with the lines of its controllers.
     pub fn new(vm: Arc<VmFd>) -> Result<Arc<Self>, KvmError> {
-        let table =
-            Table { next: FIRST_MSI_GSI, messages: BTreeMap::new(), held: 0, changed: false };
-        let this = Arc::new(Self { vm, table: Mutex::new(table) });
+        let table = Table {
+            next: FIRST_MSI_GSI,
+            messages: BTreeMap::new(),
+            held: 0,
+            changed: false,
+        };
+        let this = Arc::new(Self {
+            vm,
+            table: Mutex::new(table),
+        });
         this.write(&this.lock())?;
         Ok(this)
     }
@@ -46,12 +53,20 @@ impl Interrupts {
         let mut table = self.lock();
         let gsi = table.next;
         table.next += 1;
-        Vector { interrupts: Arc::clone(self), gsi, event, message: None, wired: false }
+        Vector {
+            interrupts: Arc::clone(self),
+            gsi,
+            event,
+            message: None,
+            wired: false,
+        }
     }
 
     /// Wires an eventfd to a line of the controllers, as an edge for each write.
     pub fn wire_line(&self, gsi: u32, event: &EventFd) -> Result<(), KvmError> {
-        self.vm.register_irqfd(event, gsi).map_err(ioctl("wire an interrupt line"))
+        self.vm
+            .register_irqfd(event, gsi)
+            .map_err(ioctl("wire an interrupt line"))
     }
 
     /// Sets a level-triggered line of the controllers.
@@ -92,13 +107,18 @@ impl Interrupts {
     }
 
     fn write(&self, table: &Table) -> Result<(), KvmError> {
-        let msis = table.messages.iter().map(|(&gsi, message)| msi_entry(gsi, message));
+        let msis = table
+            .messages
+            .iter()
+            .map(|(&gsi, message)| msi_entry(gsi, message));
         let entries: Vec<_> = line_entries().chain(msis).collect();
         let routing = KvmIrqRouting::from_entries(&entries).map_err(|_| KvmError::Ioctl {
             what: "route that many interrupts",
             source: Errno::E2BIG,
         })?;
-        self.vm.set_gsi_routing(&routing).map_err(ioctl("set the interrupt routes"))
+        self.vm
+            .set_gsi_routing(&routing)
+            .map_err(ioctl("set the interrupt routes"))
     }
 
     fn lock(&self) -> MutexGuard<'_, Table> {
@@ -123,15 +143,22 @@ fn line_entries() -> impl Iterator<Item = kvm_irq_routing_entry> {
 }
 
 fn line_entry(gsi: u32, irqchip: u32, pin: u32) -> kvm_irq_routing_entry {
-    let mut entry =
-        kvm_irq_routing_entry { gsi, type_: KVM_IRQ_ROUTING_IRQCHIP, ..Default::default() };
+    let mut entry = kvm_irq_routing_entry {
+        gsi,
+        type_: KVM_IRQ_ROUTING_IRQCHIP,
+        ..Default::default()
+    };
     entry.u.irqchip.irqchip = irqchip;
     entry.u.irqchip.pin = pin;
     entry
 }
 
 fn msi_entry(gsi: u32, message: &MsiMessage) -> kvm_irq_routing_entry {
-    let mut entry = kvm_irq_routing_entry { gsi, type_: KVM_IRQ_ROUTING_MSI, ..Default::default() };
+    let mut entry = kvm_irq_routing_entry {
+        gsi,
+        type_: KVM_IRQ_ROUTING_MSI,
+        ..Default::default()
+    };
     entry.u.msi.address_lo = message.address as u32;
     entry.u.msi.address_hi = (message.address >> 32) as u32;
     entry.u.msi.data = message.data;

@@ -5,8 +5,8 @@
 use std::sync::Arc;
 
 use kvm_bindings::{
-    CpuId, KVM_MAX_CPUID_ENTRIES, KVM_PIT_SPEAKER_DUMMY, kvm_pit_config,
-    kvm_userspace_memory_region,
+    CpuId, KVM_CAP_PMU_CAPABILITY, KVM_MAX_CPUID_ENTRIES, KVM_PIT_SPEAKER_DUMMY,
+    KVM_PMU_CAP_DISABLE, kvm_enable_cap, kvm_pit_config, kvm_userspace_memory_region,
 };
 use kvm_ioctls::{Cap, Kvm, VmFd};
 use nix::errno::Errno;
@@ -48,7 +48,10 @@ fn hint(errno: Errno) -> String {
 
 /// Makes the error of an ioctl.
 pub(crate) fn ioctl(what: &'static str) -> impl Fn(kvm_ioctls::Error) -> KvmError {
-    move |e| KvmError::Ioctl { what, source: Errno::from_raw(e.errno()) }
+    move |e| KvmError::Ioctl {
+        what,
+        source: Errno::from_raw(e.errno()),
+    }
 }
 
 /// KVM itself, opened and checked.
@@ -85,12 +88,14 @@ impl Host {
 
     /// What the host's CPU and KVM can offer a guest.
     pub fn supported_cpuid(&self) -> Result<CpuId, KvmError> {
-        self.kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).map_err(ioctl("tell its CPUID"))
+        self.kvm
+            .get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
+            .map_err(ioctl("tell its CPUID"))
     }
 
-    /// The most vCPUs a VM may have.
+    /// The most vCPUs a VM may have: what KVM allows, and APIC ids that fit one byte.
     pub fn max_vcpus(&self) -> u32 {
-        self.kvm.get_max_vcpus() as u32
+        (self.kvm.get_max_vcpus() as u32).min(XAPIC_IDS)
     }
 
     /// A VM with `ram` as its memory, an in-kernel irqchip and PIT, and no vCPU yet.
@@ -102,7 +107,9 @@ impl Host {
                 other => break other.map_err(ioctl("create a VM"))?,
             }
         };
-        vm.set_tss_address(layout::KVM_TSS as usize).map_err(ioctl("set the TSS address"))?;
+        without_pmu(&vm);
+        vm.set_tss_address(layout::KVM_TSS as usize)
+            .map_err(ioctl("set the TSS address"))?;
         vm.set_identity_map_address(layout::KVM_IDENTITY_MAP)
             .map_err(ioctl("set the identity map address"))?;
         for (slot, region) in ram.memory().iter().enumerate() {
@@ -117,9 +124,29 @@ impl Host {
             // the VM.
             unsafe { vm.set_user_memory_region(region) }.map_err(ioctl("map guest memory"))?;
         }
-        vm.create_irq_chip().map_err(ioctl("create the interrupt controllers"))?;
-        let pit = kvm_pit_config { flags: KVM_PIT_SPEAKER_DUMMY, ..Default::default() };
+        vm.create_irq_chip()
+            .map_err(ioctl("create the interrupt controllers"))?;
+        let pit = kvm_pit_config {
+            flags: KVM_PIT_SPEAKER_DUMMY,
+            ..Default::default()
+        };
         vm.create_pit2(pit).map_err(ioctl("create the timer"))?;
         Ok(Arc::new(vm))
+    }
+}
+
+/// Ids 0 to 254; 255 means all.
+const XAPIC_IDS: u32 = 255;
+
+/// Takes the performance counters away, which CPUID hides and no state carries: on AMD a guest can
+/// use the oldest of them without asking. A KVM that cannot (before Linux 5.18) is left as it is.
+fn without_pmu(vm: &VmFd) {
+    let mut capability = kvm_enable_cap {
+        cap: KVM_CAP_PMU_CAPABILITY,
+        ..Default::default()
+    };
+    capability.args[0] = u64::from(KVM_PMU_CAP_DISABLE);
+    if let Err(e) = vm.enable_cap(&capability) {
+        tracing::debug!("the guest keeps its performance counters: {e}");
     }
 }

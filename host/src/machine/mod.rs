@@ -90,22 +90,40 @@ impl Machine {
         let host = kvm::Host::open()?;
         if options.cpus > host.max_vcpus() {
             let most = host.max_vcpus();
-            return Err(format!("-smp {}: KVM of this host allows {most}", options.cpus).into());
+            return Err(format!(
+                "-smp {}: at most {most} vCPUs are possible here",
+                options.cpus
+            )
+            .into());
         }
-        let chardevs =
-            Arc::new(Chardevs::open(&options.chardevs, preserved.map(|table| &**table))?);
+        let chardevs = Arc::new(Chardevs::open(
+            &options.chardevs,
+            preserved.map(|table| &**table),
+        )?);
         let ram_fd = take(preserved, memory::OWNER, options.memory.id.as_str())?;
         let ram = Arc::new(Ram::new(&options.memory, ram_fd)?);
         let vm = host.create_vm(&ram)?;
         let interrupts = Interrupts::new(Arc::clone(&vm))?;
         let spaces = Arc::new(AddressSpaces::default());
         let pci = Arc::new(PciBus::default());
-        pci.insert(PciAddress { slot: 0, function: 0 }, Arc::new(HostBridge::new()));
+        pci.insert(
+            PciAddress {
+                slot: 0,
+                function: 0,
+            },
+            Arc::new(HostBridge::new()),
+        );
         let ports = Arc::new(ConfigPorts::new(Arc::clone(&pci)));
         let power = Power::new(Arc::clone(&interrupts), events.clone());
         map_chipset(&spaces, &pci, &ports, &power, events)?;
         let failures = Failures::default();
-        let around = Surroundings { vm, interrupts, spaces, ram, failures };
+        let around = Surroundings {
+            vm,
+            interrupts,
+            spaces,
+            ram,
+            failures,
+        };
         let mut slots = Slots {
             surroundings: &around,
             pci: &pci,
@@ -120,12 +138,22 @@ impl Machine {
             mmio64: mmio64.0..mmio64.1,
             devices: &entries,
         })?;
-        let exits = Exits { spaces: Arc::clone(&around.spaces), report: events.clone() };
+        let exits = Exits {
+            spaces: Arc::clone(&around.spaces),
+            report: events.clone(),
+        };
         let supported = host.supported_cpuid()?;
         let vcpus = (0..options.cpus)
             .map(|id| {
-                Vcpu::create(&host.kvm, &around.vm, id, options.cpus, &supported, exits.clone())
-                    .map_err(|e| format!("vCPU {id}: {e}").into())
+                Vcpu::create(
+                    &host.kvm,
+                    &around.vm,
+                    id,
+                    options.cpus,
+                    &supported,
+                    exits.clone(),
+                )
+                .map_err(|e| format!("vCPU {id}: {e}").into())
             })
             .collect::<Result<Vec<_>, HostError>>()?;
         let power_on = PowerOn {
@@ -162,7 +190,10 @@ impl Machine {
         pci::assign(&self.pci, windows)?;
         let memory = self.around.ram.memory();
         self.tables.write(memory)?;
-        let kernel = self.kernel.as_ref().ok_or("There is no kernel to boot; say -kernel FILE")?;
+        let kernel = self
+            .kernel
+            .as_ref()
+            .ok_or("There is no kernel to boot; say -kernel FILE")?;
         let entry = kernel.load(memory, self.around.ram.ranges(), self.tables.rsdp)?;
         let registers = boot::bsp_registers(entry, memory)?;
         for vcpu in &self.vcpus {
@@ -206,8 +237,12 @@ impl Machine {
         }
         for device in &self.devices {
             if let Err(e) = device.quiesce() {
+                // That a broken device does not stop well is nothing new; only its state would miss.
+                let known = self.around.failures.get(device.id()).is_some();
                 self.around.failures.add(device.id(), &e.message);
-                outcome = outcome.and(Err(e.into()));
+                if save || !known {
+                    outcome = outcome.and(Err(e.into()));
+                }
             }
         }
         outcome
@@ -282,7 +317,10 @@ impl Machine {
         if let Some(kernel) = &self.kernel {
             let mut add = |name: &str, file: &File| -> std::io::Result<()> {
                 let fd = file.as_fd().try_clone_to_owned()?;
-                all.push(OutgoingFd { key: FdKey::new(BOOT, name, 0), fd });
+                all.push(OutgoingFd {
+                    key: FdKey::new(BOOT, name, 0),
+                    fd,
+                });
                 Ok(())
             };
             add(KERNEL, &kernel.image)?;
@@ -349,11 +387,21 @@ fn map_chipset(
     let reset = ResetRegister::new(events.clone());
     let ports: Arc<dyn bus::BusDevice> = Arc::clone(ports) as _;
     let shared = pci::PortsWithReset::new(ports, Arc::new(reset));
-    spaces.insert(RegionKind::Port, pci::CONFIG_PORTS, pci::CONFIG_PORTS_SIZE, Arc::new(shared))?;
+    spaces.insert(
+        RegionKind::Port,
+        pci::CONFIG_PORTS,
+        pci::CONFIG_PORTS_SIZE,
+        Arc::new(shared),
+    )?;
     let base = u64::from(layout::PM1_EVENT_PORT);
     spaces.insert(RegionKind::Port, base, power::PORTS, Arc::clone(power) as _)?;
     let ecam = Arc::new(Ecam::new(Arc::clone(pci)));
-    spaces.insert(RegionKind::Mmio, layout::ECAM_START, layout::ECAM_SIZE, ecam)
+    spaces.insert(
+        RegionKind::Mmio,
+        layout::ECAM_START,
+        layout::ECAM_SIZE,
+        ecam,
+    )
 }
 
 fn create_devices(
@@ -365,15 +413,16 @@ fn create_devices(
     let mut backends = cli::Backends::new(&options.drives, &options.chardevs);
     let mut devices = Vec::new();
     for option in &options.devices {
-        let (plugin, device_type) =
-            registry.device(&option.driver).map_err(|e| option.error(e.to_string()))?;
+        let (plugin, device_type) = registry
+            .device(&option.driver)
+            .map_err(|e| option.error(e.to_string()))?;
         let mut config = backends.configure(device_type, option)?;
         config.restoring = preserved.map(|_| Mode::CprTransfer);
         let creation = Creation {
             plugin,
             device_type,
             config,
-            address: option.address.map(|a| PciAddress { slot: a.slot, function: a.function }),
+            address: option.address,
             preserved: preserved.cloned(),
         };
         devices.push(
@@ -396,7 +445,9 @@ fn open_kernel(
                 .map_err(|e| format!("-{name} {}: cannot be opened: {e}", path.display()).into()),
         }
     };
-    let Some(kernel) = &options.kernel else { return Ok(None) };
+    let Some(kernel) = &options.kernel else {
+        return Ok(None);
+    };
     let initrd = match &kernel.initrd {
         Some(path) => Some((open(INITRD, path)?, path.display().to_string())),
         None => None,
@@ -417,7 +468,11 @@ fn prepare_vcpu(
 ) -> Result<(), kvm_ioctls::Error> {
     let entries: Vec<_> = msrs::at_reset()
         .iter()
-        .map(|&(index, data)| kvm_bindings::kvm_msr_entry { index, data, ..Default::default() })
+        .map(|&(index, data)| kvm_bindings::kvm_msr_entry {
+            index,
+            data,
+            ..Default::default()
+        })
         .collect();
     if let Ok(msrs) = kvm_bindings::Msrs::from_entries(&entries) {
         vcpu.set_msrs(&msrs)?;

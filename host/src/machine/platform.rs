@@ -62,10 +62,13 @@ impl Lines {
     }
 
     fn wire(&self, info: &PlatformInfo, line: u32, event: &EventFd) -> Result<()> {
-        let gsi = info.irqs.get(line as usize).ok_or_else(|| {
-            Error::invalid(format!("The device has no interrupt line {line}"))
-        })?;
-        self.interrupts.wire_line(*gsi, event).map_err(|e| Error::invalid(e.to_string()))
+        let gsi = info
+            .irqs
+            .get(line as usize)
+            .ok_or_else(|| Error::invalid(format!("The device has no interrupt line {line}")))?;
+        self.interrupts
+            .wire_line(*gsi, event)
+            .map_err(|e| Error::invalid(e.to_string()))
     }
 
     fn know(&self, info: &PlatformInfo) -> Result<()> {
@@ -85,7 +88,9 @@ impl Lines {
             .and_then(|info| info.regions.get(region as usize))
             .ok_or_else(|| Error::invalid(format!("The device has no region {region}")))?;
         if width != 0 {
-            return Err(Error::invalid("An ioeventfd of a platform device takes any width"));
+            return Err(Error::invalid(
+                "An ioeventfd of a platform device takes any width",
+            ));
         }
         let address = match region.kind {
             baton_plugin_api::bus::RegionKind::Port => IoEventAddress::Pio(region.base + offset),
@@ -109,16 +114,25 @@ impl DeviceBridge for Lines {
     fn call(&self, request: HostRequest) -> Result<HostReply> {
         match request {
             HostRequest::Irqfd { line } => self.irqfd(line),
-            HostRequest::IoEventFd { region, offset, width, fd } => {
-                self.ioeventfd(region, offset, width, fd)
-            }
+            HostRequest::IoEventFd {
+                region,
+                offset,
+                width,
+                fd,
+            } => self.ioeventfd(region, offset, width, fd),
             HostRequest::Failed { .. } => Ok(HostReply::Done),
-            other => Err(Error::state(format!("A platform device has no use for {other:?}"))),
+            other => Err(Error::state(format!(
+                "A platform device has no use for {other:?}"
+            ))),
         }
     }
 
     fn set_irq(&self, line: u32, level: bool) {
-        let gsi = self.lock().info.as_ref().and_then(|info| info.irqs.get(line as usize).copied());
+        let gsi = self
+            .lock()
+            .info
+            .as_ref()
+            .and_then(|info| info.irqs.get(line as usize).copied());
         if let Some(gsi) = gsi {
             self.interrupts.set_line(gsi, level);
         }
@@ -155,7 +169,10 @@ impl PlatformDevice {
             _lines: lines,
         });
         for (index, region) in this.info.regions.iter().enumerate() {
-            let decoder = Arc::new(Decoder { device: Arc::clone(&this), region: index as u32 });
+            let decoder = Arc::new(Decoder {
+                device: Arc::clone(&this),
+                region: index as u32,
+            });
             spaces
                 .insert(region.kind, region.base, region.size, decoder)
                 .map_err(|e| Error::invalid(e.to_string()).in_device(&id))?;
@@ -173,7 +190,10 @@ impl PlatformDevice {
         let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
         if !*running {
             let memory = self.ram.table();
-            self.lock().start(StartArguments { memory, ..StartArguments::default() })?;
+            self.lock().start(StartArguments {
+                memory,
+                ..StartArguments::default()
+            })?;
             *running = true;
         }
         Ok(())
@@ -197,7 +217,6 @@ impl PlatformDevice {
     pub fn with_device<T>(&self, f: impl FnOnce(&mut PluggedDevice) -> T) -> T {
         f(&mut self.lock())
     }
-
 
     fn lock(&self) -> MutexGuard<'_, PluggedDevice> {
         self.device.lock().unwrap_or_else(PoisonError::into_inner)
@@ -223,7 +242,9 @@ impl BusDevice for Decoder {
 
 fn check(info: &PlatformInfo) -> std::result::Result<(), String> {
     if let Some(irq) = info.irqs.iter().find(|irq| **irq >= IOAPIC_PINS) {
-        return Err(format!("Interrupt {irq} is none of the machine's {IOAPIC_PINS}"));
+        return Err(format!(
+            "Interrupt {irq} is none of the machine's {IOAPIC_PINS}"
+        ));
     }
     let bad = |r: &&Region| {
         let end = r.base.checked_add(r.size);
@@ -234,7 +255,10 @@ fn check(info: &PlatformInfo) -> std::result::Result<(), String> {
         r.size == 0 || end.is_none_or(|end| end > limit)
     };
     match info.regions.iter().find(bad) {
-        Some(r) => Err(format!("{:#x} bytes from {:#x} are no region", r.size, r.base)),
+        Some(r) => Err(format!(
+            "{:#x} bytes from {:#x} are no region",
+            r.size, r.base
+        )),
         None => Ok(()),
     }
 }

@@ -47,7 +47,11 @@ pub struct PowerState {
 impl Power {
     /// Registers at power-on.
     pub fn new(interrupts: Arc<Interrupts>, requests: Sender<MachineEvent>) -> Arc<Self> {
-        Arc::new(Self { state: Mutex::new(PowerState::default()), interrupts, requests })
+        Arc::new(Self {
+            state: Mutex::new(PowerState::default()),
+            interrupts,
+            requests,
+        })
     }
 
     /// The section's name and versions.
@@ -78,7 +82,10 @@ impl Power {
     /// Back to power-on. The timer goes on.
     pub fn reset(&self) {
         let mut state = self.lock();
-        *state = PowerState { timer_zero: state.timer_zero, ..PowerState::default() };
+        *state = PowerState {
+            timer_zero: state.timer_zero,
+            ..PowerState::default()
+        };
         self.update(&state);
     }
 
@@ -90,7 +97,8 @@ impl Power {
     }
 
     fn update(&self, state: &PowerState) {
-        self.interrupts.set_line(layout::SCI, state.status & state.enable != 0);
+        self.interrupts
+            .set_line(layout::SCI, state.status & state.enable != 0);
     }
 
     fn write_control(&self, state: &mut PowerState, value: u16) {
@@ -173,6 +181,7 @@ impl BusDevice for ResetRegister {
 
 /// CLOCK_MONOTONIC in nanoseconds: the same clock in every process of a host.
 pub(super) fn monotonic_ns() -> u64 {
-    clock_gettime(ClockId::CLOCK_MONOTONIC)
-        .map_or(0, |t| t.tv_sec() as u64 * 1_000_000_000 + t.tv_nsec() as u64)
+    clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(0, |t| {
+        t.tv_sec() as u64 * 1_000_000_000 + t.tv_nsec() as u64
+    })
 }

@@ -34,13 +34,17 @@ fn ports_section() -> Section {
 impl Machine {
     /// Writes what a target can prepare itself with while the guest still runs here.
     pub fn preview(&self, out: &mut SectionWriter<'_>) -> Result<(), HostError> {
-        self.devices.iter().try_for_each(|device| device.save_own(out))
+        self.devices
+            .iter()
+            .try_for_each(|device| device.save_own(out))
     }
 
     /// Takes what a preview has. Whatever of it turns out different later is loaded again.
     pub fn warm_up(&self, mut preview: StateImage) -> Result<(), HostError> {
         self.routing_once(|| {
-            self.devices.iter().try_for_each(|device| device.warm_up(&mut preview))
+            self.devices
+                .iter()
+                .try_for_each(|device| device.warm_up(&mut preview))
         })
     }
 
@@ -53,8 +57,18 @@ impl Machine {
             save_all(&save_vcpus(&self.vcpus)?, out)?;
         }
         let vm = &self.around.vm;
-        put(out, &controllers::controllers_section(), 0, &ControllersState::save(vm)?)?;
-        put(out, &controllers::clock_section(), 0, &ClockState::save(vm)?)?;
+        put(
+            out,
+            &controllers::controllers_section(),
+            0,
+            &ControllersState::save(vm)?,
+        )?;
+        put(
+            out,
+            &controllers::clock_section(),
+            0,
+            &ClockState::save(vm)?,
+        )?;
         put(out, &Power::section(), 0, &self.power.state())?;
         put(out, &ports_section(), 0, &self.ports.state())?;
         self.devices.iter().try_for_each(|device| device.save(out))
@@ -71,7 +85,11 @@ impl Machine {
         let clock: ClockState = get(state, &controllers::clock_section(), 0)?;
         let power: PowerState = get(state, &Power::section(), 0)?;
         let ports: ConfigPortsState = get(state, &ports_section(), 0)?;
-        self.routing_once(|| self.devices.iter().try_for_each(|device| device.load(state)))?;
+        self.routing_once(|| {
+            self.devices
+                .iter()
+                .try_for_each(|device| device.load(state))
+        })?;
         self.power.load(power)?;
         self.ports.load(ports);
         finish_load(pending)?;
@@ -109,7 +127,10 @@ fn save_all(states: &[VcpuState], out: &mut SectionWriter<'_>) -> Result<(), Hos
 
 /// The states of stopped vCPUs, read in parallel.
 pub(super) fn save_vcpus(vcpus: &[Vcpu]) -> Result<Vec<VcpuState>, HostError> {
-    let answers = vcpus.iter().map(Vcpu::save).collect::<Result<Vec<_>, _>>()?;
+    let answers = vcpus
+        .iter()
+        .map(Vcpu::save)
+        .collect::<Result<Vec<_>, _>>()?;
     let mut states = Vec::with_capacity(vcpus.len());
     for (id, answer) in answers.into_iter().enumerate() {
         let state = answer.recv().map_err(|_| crate::vcpu::VcpuError::Gone)?;
@@ -121,7 +142,11 @@ pub(super) fn save_vcpus(vcpus: &[Vcpu]) -> Result<Vec<VcpuState>, HostError> {
 type Pending = Vec<std::sync::mpsc::Receiver<Result<(), crate::vcpu::VcpuError>>>;
 
 fn begin_load(vcpus: &[Vcpu], states: Vec<VcpuState>) -> Result<Pending, HostError> {
-    vcpus.iter().zip(states).map(|(vcpu, state)| Ok(vcpu.load(state)?)).collect()
+    vcpus
+        .iter()
+        .zip(states)
+        .map(|(vcpu, state)| Ok(vcpu.load(state)?))
+        .collect()
 }
 
 fn finish_load(pending: Pending) -> Result<(), HostError> {

@@ -35,7 +35,9 @@ pub(super) fn adopt(fd: OwnedFd, size: u64) -> Result<File, String> {
     let file = File::from(fd);
     let held = length(&file)?;
     if held < size {
-        return Err(format!("was handed over with {held} bytes, and {size} are asked for"));
+        return Err(format!(
+            "was handed over with {held} bytes, and {size} are asked for"
+        ));
     }
     Ok(file)
 }
@@ -72,7 +74,8 @@ fn file(path: &Path, size: u64) -> Result<File, String> {
 }
 
 fn grow(file: File, size: u64, shown: &str) -> Result<File, String> {
-    file.set_len(size).map_err(|e| format!("'{shown}' cannot hold {size} bytes: {e}"))?;
+    file.set_len(size)
+        .map_err(|e| format!("'{shown}' cannot hold {size} bytes: {e}"))?;
     let room = nix::sys::statvfs::fstatvfs(&file)
         .map(|fs| fs.blocks().saturating_mul(fs.fragment_size()))
         .unwrap_or(u64::MAX);
@@ -105,7 +108,8 @@ fn memfd(name: &str, size: u64, huge: Option<&HugePages>, seal: bool) -> Result<
     let file = File::from(
         memfd_create(name.as_c_str(), flags).map_err(|e| format!("cannot be created: {e}"))?,
     );
-    file.set_len(size).map_err(|e| format!("cannot hold {size} bytes: {e}"))?;
+    file.set_len(size)
+        .map_err(|e| format!("cannot hold {size} bytes: {e}"))?;
     if seal {
         // Nobody who gets the descriptor can take the memory away from under the guest.
         let seals = SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_SEAL;
@@ -122,13 +126,16 @@ fn shm(size: u64) -> Result<File, String> {
     // It lives on by its descriptor; a name would outlive a process that is killed.
     shm_unlink(name.as_str()).map_err(|e| format!("cannot unlink '{name}': {e}"))?;
     let file = File::from(fd);
-    file.set_len(size).map_err(|e| format!("cannot hold {size} bytes: {e}"))?;
+    file.set_len(size)
+        .map_err(|e| format!("cannot hold {size} bytes: {e}"))?;
     Ok(file)
 }
 
 /// Bytes in a file or DAX device.
 fn length(file: &File) -> Result<u64, String> {
-    let meta = file.metadata().map_err(|e| format!("cannot be examined: {e}"))?;
+    let meta = file
+        .metadata()
+        .map_err(|e| format!("cannot be examined: {e}"))?;
     if meta.file_type().is_char_device() {
         use std::os::unix::fs::MetadataExt;
         let (major, minor) = (libc::major(meta.rdev()), libc::minor(meta.rdev()));
@@ -152,7 +159,10 @@ mod tests {
         let path = dir.join("ram");
         std::fs::write(&path, [1; 4096]).unwrap();
         let error = file(&path, 8192).unwrap_err();
-        assert!(error.contains("holds 4096 bytes, size= asks for 8192"), "{error}");
+        assert!(
+            error.contains("holds 4096 bytes, size= asks for 8192"),
+            "{error}"
+        );
         assert_eq!(std::fs::read(&path).unwrap(), [1; 4096]);
         std::fs::remove_dir_all(&dir).unwrap();
     }

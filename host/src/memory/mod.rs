@@ -15,8 +15,8 @@ use baton_migration::fingerprint::RamRegion;
 use baton_plugin_api::memory::MemoryRegion;
 use nix::libc;
 use vm_memory::{
-    FileOffset, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion, GuestRegionMmap,
-    MmapRegion,
+    FileOffset, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion,
+    GuestRegionMmap, MmapRegion,
 };
 
 use crate::cli::MemoryBackend;
@@ -45,7 +45,10 @@ pub struct Ram {
 impl Ram {
     /// Allocates what `config` describes, or maps `preserved`, which another process allocated.
     pub fn new(config: &MemoryBackend, preserved: Option<OwnedFd>) -> Result<Self, MemoryError> {
-        let wrong = |reason: String| MemoryError { id: config.id.to_string(), reason };
+        let wrong = |reason: String| MemoryError {
+            id: config.id.to_string(),
+            reason,
+        };
         let handed_over = preserved.is_some();
         let backing = match preserved {
             Some(fd) => Some(backing::adopt(fd, config.size).map_err(&wrong)?),
@@ -75,12 +78,17 @@ impl Ram {
             );
         }
         let memory = GuestMemoryMmap::from_regions(regions).map_err(|e| wrong(e.to_string()))?;
-        let ram = Self { id: config.id.to_string(), memory, ranges, backing, share: config.share };
+        let ram = Self {
+            id: config.id.to_string(),
+            memory,
+            ranges,
+            backing,
+            share: config.share,
+        };
         // What another process allocated is there already.
         if config.prealloc && !handed_over {
-            warm::allocate(&ram).map_err(|e| {
-                wrong(format!("cannot be allocated now, as prealloc=on asks: {e}"))
-            })?;
+            warm::allocate(&ram)
+                .map_err(|e| wrong(format!("cannot be allocated now, as prealloc=on asks: {e}")))?;
         }
         Ok(ram)
     }
@@ -97,7 +105,9 @@ impl Ram {
 
     /// The first address behind it.
     pub fn end(&self) -> u64 {
-        self.ranges.last().map_or(0, |(start, size)| start.0 + *size as u64)
+        self.ranges
+            .last()
+            .map_or(0, |(start, size)| start.0 + *size as u64)
     }
 
     /// The table that plugins get.
@@ -137,7 +147,10 @@ impl Ram {
 
 /// Where RAM of `size` bytes is in the guest, as two machines must have it in common.
 pub fn fingerprint(size: u64) -> Vec<RamRegion> {
-    let region = |(guest_address, _, size)| RamRegion { guest_address, size };
+    let region = |(guest_address, _, size)| RamRegion {
+        guest_address,
+        size,
+    };
     split(size).into_iter().map(region).collect()
 }
 

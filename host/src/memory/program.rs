@@ -12,7 +12,9 @@ const MADV_POPULATE_WRITE: i32 = 23;
 
 /// Maps what this process has of its program and libraries. Changes no content.
 pub fn warm_program() {
-    let Ok(maps) = std::fs::read_to_string("/proc/self/maps") else { return };
+    let Ok(maps) = std::fs::read_to_string("/proc/self/maps") else {
+        return;
+    };
     for (start, len, advice) in maps.lines().filter_map(wanted) {
         // SAFETY: populating touches no content, and a range that is gone meanwhile gives an error.
         unsafe { libc::madvise(start as *mut libc::c_void, len, advice) };

@@ -43,7 +43,9 @@ pub(super) fn populate(ram: &Ram, file: &File) {
         let mut at = base;
         while at < end {
             let seek = |from: u64, whence| lseek64(file, from as i64, whence).map(|n| n as u64);
-            let Ok(data) = seek(at, Whence::SeekData) else { break };
+            let Ok(data) = seek(at, Whence::SeekData) else {
+                break;
+            };
             if data >= end {
                 break;
             }

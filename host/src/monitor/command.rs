@@ -72,7 +72,9 @@ const COMMANDS: &[(&str, fn(Arguments) -> Result<Command, QmpError>)] = &[
     ("query-devices", |a| none(a, Command::QueryDevices)),
     ("query-kvm", |a| none(a, Command::QueryKvm)),
     ("query-migrate", |a| none(a, Command::QueryMigrate)),
-    ("query-migrate-parameters", |a| none(a, Command::QueryMigrateParameters)),
+    ("query-migrate-parameters", |a| {
+        none(a, Command::QueryMigrateParameters)
+    }),
     ("query-name", |a| none(a, Command::QueryName)),
     ("query-plugins", |a| none(a, Command::QueryPlugins)),
     ("query-status", |a| none(a, Command::QueryStatus)),
@@ -105,7 +107,9 @@ fn none(arguments: Arguments, command: Command) -> Result<Command, QmpError> {
 /// Refuses an argument that nobody took.
 pub(super) fn finish(arguments: &Arguments) -> Result<(), QmpError> {
     match arguments.keys().next() {
-        Some(name) => Err(QmpError::generic(format!("Parameter '{name}' is unexpected"))),
+        Some(name) => Err(QmpError::generic(format!(
+            "Parameter '{name}' is unexpected"
+        ))),
         None => Ok(()),
     }
 }
@@ -116,19 +120,28 @@ pub(super) fn take<T: DeserializeOwned>(
     name: &str,
     expects: &str,
 ) -> Result<Option<T>, QmpError> {
-    let Some(value) = arguments.remove(name) else { return Ok(None) };
-    serde_json::from_value(value)
-        .map(Some)
-        .map_err(|_| QmpError::generic(format!("Invalid parameter type for '{name}', expected: {expects}")))
+    let Some(value) = arguments.remove(name) else {
+        return Ok(None);
+    };
+    serde_json::from_value(value).map(Some).map_err(|_| {
+        QmpError::generic(format!(
+            "Invalid parameter type for '{name}', expected: {expects}"
+        ))
+    })
 }
 
 /// Channels say themselves what is wrong with them.
 fn channels(arguments: &mut Arguments) -> Result<Option<Vec<MigrationChannel>>, QmpError> {
-    let Some(list) = take::<Vec<Value>>(arguments, "channels", "array")? else { return Ok(None) };
+    let Some(list) = take::<Vec<Value>>(arguments, "channels", "array")? else {
+        return Ok(None);
+    };
     let channel = |value: Value| {
         MigrationChannel::deserialize(value).map_err(|e| QmpError::generic(e.to_string()))
     };
-    list.into_iter().map(channel).collect::<Result<_, _>>().map(Some)
+    list.into_iter()
+        .map(channel)
+        .collect::<Result<_, _>>()
+        .map(Some)
 }
 
 fn migrate(mut arguments: Arguments) -> Result<Command, QmpError> {
@@ -150,7 +163,11 @@ fn migrate_incoming(mut arguments: Arguments) -> Result<Command, QmpError> {
     let channels = channels(&mut arguments)?;
     let exit_on_error = take(&mut arguments, "exit-on-error", "boolean")?;
     finish(&arguments)?;
-    Ok(Command::MigrateIncoming { uri, channels, exit_on_error })
+    Ok(Command::MigrateIncoming {
+        uri,
+        channels,
+        exit_on_error,
+    })
 }
 
 fn migrate_set_parameters(mut arguments: Arguments) -> Result<Command, QmpError> {
@@ -167,7 +184,9 @@ mod tests {
     use serde_json::json;
 
     fn parse(name: &str, arguments: Value) -> Result<Command, String> {
-        let Value::Object(arguments) = arguments else { panic!("arguments are an object") };
+        let Value::Object(arguments) = arguments else {
+            panic!("arguments are an object")
+        };
         Command::parse(name, arguments).map_err(|e| e.desc)
     }
 
@@ -183,8 +202,10 @@ mod tests {
              "addr": {"transport": "socket", "type": "inet", "host": "0", "port": "44444"}},
             {"channel-type": "cpr",
              "addr": {"transport": "socket", "type": "unix", "path": "cpr.sock"}}]);
-        let Ok(Command::Migrate { uri: None, channels: Some(list) }) =
-            parse("migrate", json!({ "channels": channels }))
+        let Ok(Command::Migrate {
+            uri: None,
+            channels: Some(list),
+        }) = parse("migrate", json!({ "channels": channels }))
         else {
             panic!("it is a migrate with channels");
         };
@@ -194,7 +215,11 @@ mod tests {
     #[test]
     fn what_does_not_fit_is_refused_in_qemus_words() {
         for (name, arguments, text) in [
-            ("stop", json!({"now": true}), "Parameter 'now' is unexpected"),
+            (
+                "stop",
+                json!({"now": true}),
+                "Parameter 'now' is unexpected",
+            ),
             (
                 "migrate-set-parameters",
                 json!({"mode": "cpr-bogus"}),

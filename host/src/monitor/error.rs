@@ -29,11 +29,17 @@ pub struct QmpError {
 impl QmpError {
     /// An error of no special class.
     pub fn generic(desc: impl Into<String>) -> Self {
-        Self { class: ErrorClass::GenericError, desc: desc.into() }
+        Self {
+            class: ErrorClass::GenericError,
+            desc: desc.into(),
+        }
     }
 
     pub(super) fn not_found(desc: impl Into<String>) -> Self {
-        Self { class: ErrorClass::CommandNotFound, desc: desc.into() }
+        Self {
+            class: ErrorClass::CommandNotFound,
+            desc: desc.into(),
+        }
     }
 
     pub(super) fn unknown_command(name: &str) -> Self {

@@ -27,7 +27,9 @@ impl Events {
 
     /// Sends an event to every client that has finished negotiation. Any thread may call it.
     pub fn emit(&self, name: &str, data: Option<Value>) {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let now = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default();
         let mut event = Map::new();
         event.insert(
             "timestamp".into(),

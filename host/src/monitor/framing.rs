@@ -41,13 +41,18 @@ impl Framing {
         loop {
             if self.skipping {
                 let end = self.buffer.iter().position(|&b| b == b'\n');
-                self.buffer.drain(..end.map_or(self.buffer.len(), |end| end + 1));
+                self.buffer
+                    .drain(..end.map_or(self.buffer.len(), |end| end + 1));
                 end?;
                 self.skipping = false;
             }
             if self.at == 0 {
                 let blank = |b: &u8| b.is_ascii_whitespace();
-                let start = self.buffer.iter().position(|b| !blank(b)).unwrap_or(self.buffer.len());
+                let start = self
+                    .buffer
+                    .iter()
+                    .position(|b| !blank(b))
+                    .unwrap_or(self.buffer.len());
                 self.buffer.drain(..start);
             }
             let Some(end) = self.find_end() else {
@@ -78,7 +83,11 @@ impl Framing {
     fn find_end(&mut self) -> Option<usize> {
         let first = *self.buffer.first()?;
         if !matches!(first, b'{' | b'[') {
-            return self.buffer.iter().position(|&b| b == b'\n').map(|end| end + 1);
+            return self
+                .buffer
+                .iter()
+                .position(|&b| b == b'\n')
+                .map(|end| end + 1);
         }
         while let Some(&byte) = self.buffer.get(self.at) {
             self.at += 1;
@@ -137,7 +146,10 @@ mod tests {
         framing.push(b"nonsense\n{\"a\":}\n\xff\xfe\n{\"b\":1}\n");
         let frames = all(&mut framing);
         assert_eq!(frames.len(), 4);
-        assert!(frames[..3].iter().all(|f| matches!(f, Frame::Error(_))), "{frames:?}");
+        assert!(
+            frames[..3].iter().all(|f| matches!(f, Frame::Error(_))),
+            "{frames:?}"
+        );
         assert_eq!(frames[3], Frame::Value(json!({"b": 1})));
     }
 

@@ -64,7 +64,9 @@ impl Drop for OwnPath {
 }
 
 fn identity(path: &Path) -> Option<(u64, u64)> {
-    path.symlink_metadata().ok().map(|meta| (meta.dev(), meta.ino()))
+    path.symlink_metadata()
+        .ok()
+        .map(|meta| (meta.dev(), meta.ino()))
 }
 
 /// Listens on `path`. A socket that nobody listens on any more is replaced; anything else there is
@@ -75,12 +77,15 @@ pub(super) fn bind_unix(path: &Path) -> Result<(UnixListener, OwnPath), String> 
             match UnixStream::connect(path) {
                 Err(e) if e.kind() == io::ErrorKind::ConnectionRefused => {}
                 Ok(_) => {
-                    return Err("another process listens there; give this one a path of its own"
-                        .to_owned());
+                    return Err(
+                        "another process listens there; give this one a path of its own".to_owned(),
+                    );
                 }
                 Err(_) => {
-                    return Err("there is a file that is no socket; remove it, or say another path"
-                        .to_owned());
+                    return Err(
+                        "there is a file that is no socket; remove it, or say another path"
+                            .to_owned(),
+                    );
                 }
             }
             std::fs::remove_file(path)
@@ -90,7 +95,10 @@ pub(super) fn bind_unix(path: &Path) -> Result<(UnixListener, OwnPath), String> 
         other => other,
     }
     .map_err(|e| format!("cannot be bound: {e}"))?;
-    let own = OwnPath { path: path.to_owned(), identity: identity(path) };
+    let own = OwnPath {
+        path: path.to_owned(),
+        identity: identity(path),
+    };
     Ok((listener, own))
 }
 

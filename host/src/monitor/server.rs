@@ -59,8 +59,10 @@ impl Monitor {
         let mut paths = Vec::new();
         let mut listeners = Vec::new();
         for address in addresses {
-            let listener = bind(&address, &mut paths)
-                .map_err(|reason| MonitorError { address: address.to_string(), reason })?;
+            let listener = bind(&address, &mut paths).map_err(|reason| MonitorError {
+                address: address.to_string(),
+                reason,
+            })?;
             listeners.push(listener);
         }
         let failed = |e: std::io::Error| MonitorError {
@@ -81,7 +83,11 @@ impl Monitor {
                 runtime.shutdown_background();
             })
             .map_err(failed)?;
-        Ok(Self { thread: Some(thread), end, _paths: paths })
+        Ok(Self {
+            thread: Some(thread),
+            end,
+            _paths: paths,
+        })
     }
 
     /// Lets clients have what is left for them, for at most `within`, and ends the monitors.
@@ -102,13 +108,19 @@ fn bind(address: &MonitorAddress, paths: &mut Vec<OwnPath>) -> Result<Listener, 
         MonitorAddress::Unix { path, wait } => {
             let (listener, own) = bind_unix(path)?;
             paths.push(own);
-            let first = wait.then(|| listener.accept()).transpose().map_err(prepared)?;
+            let first = wait
+                .then(|| listener.accept())
+                .transpose()
+                .map_err(prepared)?;
             listener.set_nonblocking(true).map_err(prepared)?;
             Ok(Listener::Unix(listener, first.map(|(stream, _)| stream)))
         }
         MonitorAddress::Tcp { host, port, wait } => {
             let listener = bind_tcp(host, *port)?;
-            let first = wait.then(|| listener.accept()).transpose().map_err(prepared)?;
+            let first = wait
+                .then(|| listener.accept())
+                .transpose()
+                .map_err(prepared)?;
             listener.set_nonblocking(true).map_err(prepared)?;
             Ok(Listener::Tcp(listener, first.map(|(stream, _)| stream)))
         }
@@ -120,24 +132,32 @@ fn bind(address: &MonitorAddress, paths: &mut Vec<OwnPath>) -> Result<Listener, 
 fn stdio() -> std::io::Result<StdUnixStream> {
     let (ours, theirs) = StdUnixStream::pair()?;
     let (mut to, mut from) = (theirs.try_clone()?, theirs);
-    std::thread::Builder::new().name("monitor-in".into()).spawn(move || {
-        let mut buffer = [0; 4096];
-        while let Ok(n @ 1..) = std::io::stdin().read(&mut buffer) {
-            if to.write_all(&buffer[..n]).is_err() {
-                return;
+    std::thread::Builder::new()
+        .name("monitor-in".into())
+        .spawn(move || {
+            let mut buffer = [0; 4096];
+            while let Ok(n @ 1..) = std::io::stdin().read(&mut buffer) {
+                if to.write_all(&buffer[..n]).is_err() {
+                    return;
+                }
             }
-        }
-        let _ = to.shutdown(std::net::Shutdown::Write);
-    })?;
-    std::thread::Builder::new().name("monitor-out".into()).spawn(move || {
-        let mut buffer = [0; 4096];
-        while let Ok(n @ 1..) = from.read(&mut buffer) {
-            let mut out = std::io::stdout();
-            if out.write_all(&buffer[..n]).and_then(|()| out.flush()).is_err() {
-                return;
+            let _ = to.shutdown(std::net::Shutdown::Write);
+        })?;
+    std::thread::Builder::new()
+        .name("monitor-out".into())
+        .spawn(move || {
+            let mut buffer = [0; 4096];
+            while let Ok(n @ 1..) = from.read(&mut buffer) {
+                let mut out = std::io::stdout();
+                if out
+                    .write_all(&buffer[..n])
+                    .and_then(|()| out.flush())
+                    .is_err()
+                {
+                    return;
+                }
             }
-        }
-    })?;
+        })?;
     Ok(ours)
 }
 
@@ -155,8 +175,11 @@ async fn serve_all(
     events: &Events,
     mut ending: watch::Receiver<End>,
 ) {
-    let shared =
-        Shared { control: Arc::clone(control), events: events.clone(), ending: ending.clone() };
+    let shared = Shared {
+        control: Arc::clone(control),
+        events: events.clone(),
+        ending: ending.clone(),
+    };
     let mut all = JoinSet::new();
     for listener in listeners {
         all.spawn(listen(listener, shared.clone()));
@@ -206,7 +229,9 @@ async fn accept_all(
         Listener::Unix(listener, first) => {
             let listener = UnixListener::from_std(listener)?;
             let mut first = first.map(|first| {
-                first.set_nonblocking(true).and_then(|()| UnixStream::from_std(first))
+                first
+                    .set_nonblocking(true)
+                    .and_then(|()| UnixStream::from_std(first))
             });
             loop {
                 let stream = match first.take() {
@@ -221,7 +246,9 @@ async fn accept_all(
         Listener::Tcp(listener, first) => {
             let listener = TcpListener::from_std(listener)?;
             let mut first = first.map(|first| {
-                first.set_nonblocking(true).and_then(|()| TcpStream::from_std(first))
+                first
+                    .set_nonblocking(true)
+                    .and_then(|()| TcpStream::from_std(first))
             });
             loop {
                 let stream = match first.take() {
@@ -258,9 +285,17 @@ struct Client<W> {
 
 impl<W: AsyncWrite + Unpin> Client<W> {
     async fn serve(mut reader: impl AsyncRead + Unpin, writer: W, shared: Shared) {
-        let Shared { control, events, mut ending } = shared;
-        let mut client =
-            Self { writer, session: Session::default(), events: events.subscribe(), control };
+        let Shared {
+            control,
+            events,
+            mut ending,
+        } = shared;
+        let mut client = Self {
+            writer,
+            session: Session::default(),
+            events: events.subscribe(),
+            control,
+        };
         let mut framing = Framing::default();
         let mut buffer = vec![0; 4096];
         if client.send(&super::line(&greeting())).await.is_err() {

@@ -92,13 +92,17 @@ impl Session {
             }
         };
         let Value::String(name) = name else {
-            return Err(QmpError::generic(format!("QMP input member '{member}' must be a string")));
+            return Err(QmpError::generic(format!(
+                "QMP input member '{member}' must be a string"
+            )));
         };
         let arguments = match object.remove("arguments") {
             None => Map::new(),
             Some(Value::Object(arguments)) => arguments,
             Some(_) => {
-                return Err(QmpError::generic("QMP input member 'arguments' must be an object"));
+                return Err(QmpError::generic(
+                    "QMP input member 'arguments' must be an object",
+                ));
             }
         };
         if let Some(key) = object.keys().next() {
@@ -136,7 +140,9 @@ impl Session {
                 command::finish(&arguments)?;
                 let mut names: Vec<_> = Command::names().chain(OWN).collect();
                 names.sort_unstable();
-                Ok(Reading::Done(names.iter().map(|name| json!({ "name": name })).collect()))
+                Ok(Reading::Done(
+                    names.iter().map(|name| json!({ "name": name })).collect(),
+                ))
             }
             _ => Command::parse(name, arguments).map(Reading::Ask),
         }
@@ -211,13 +217,22 @@ mod tests {
             (json!(3), "QMP input must be a JSON object"),
             (json!({}), "QMP input lacks member 'execute'"),
             (json!({"x": 1}), "QMP input member 'x' is unexpected"),
-            (json!({"execute": "stop", "x": 1}), "QMP input member 'x' is unexpected"),
-            (json!({"execute": 1}), "QMP input member 'execute' must be a string"),
+            (
+                json!({"execute": "stop", "x": 1}),
+                "QMP input member 'x' is unexpected",
+            ),
+            (
+                json!({"execute": 1}),
+                "QMP input member 'execute' must be a string",
+            ),
             (
                 json!({"execute": "stop", "arguments": 1}),
                 "QMP input member 'arguments' must be an object",
             ),
-            (json!({"execute": "nope"}), "The command nope has not been found"),
+            (
+                json!({"execute": "nope"}),
+                "The command nope has not been found",
+            ),
         ] {
             assert_eq!(error(&mut ready(), said), text);
         }

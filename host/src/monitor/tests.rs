@@ -42,23 +42,39 @@ impl Rig {
     fn new(name: &str) -> Self {
         let path = std::env::temp_dir().join(format!("baton-qmp-{}-{name}", std::process::id()));
         let events = Events::new();
-        let fake = Arc::new(Fake { asked: Mutex::default(), events: events.clone() });
-        let address = MonitorAddress::Unix { path: path.clone(), wait: false };
+        let fake = Arc::new(Fake {
+            asked: Mutex::default(),
+            events: events.clone(),
+        });
+        let address = MonitorAddress::Unix {
+            path: path.clone(),
+            wait: false,
+        };
         let monitor = Monitor::start(vec![address], Arc::clone(&fake) as _, events).unwrap();
-        Self { monitor: Some(monitor), path, fake }
+        Self {
+            monitor: Some(monitor),
+            path,
+            fake,
+        }
     }
 
     fn connect(&self) -> Peer {
         let stream = UnixStream::connect(&self.path).unwrap();
         stream.set_read_timeout(Some(DEADLINE)).unwrap();
-        let mut peer = Peer { reader: BufReader::new(stream.try_clone().unwrap()), stream };
+        let mut peer = Peer {
+            reader: BufReader::new(stream.try_clone().unwrap()),
+            stream,
+        };
         assert!(peer.read()["QMP"]["version"]["qemu"]["major"].is_u64());
         peer
     }
 
     fn ready(&self) -> Peer {
         let mut peer = self.connect();
-        assert_eq!(peer.ask(json!({"execute": "qmp_capabilities"})), json!({"return": {}}));
+        assert_eq!(
+            peer.ask(json!({"execute": "qmp_capabilities"})),
+            json!({"return": {}})
+        );
         peer
     }
 }
@@ -102,7 +118,10 @@ fn a_command_reaches_the_vm_and_its_answer_has_the_id() {
     assert_eq!(answer, json!({"return": {}, "id": {"a": [1]}}));
     assert_eq!(*rig.fake.asked.lock().unwrap(), [Command::QueryStatus]);
     let refused = peer.ask(json!({"execute": "cont"}));
-    assert_eq!(refused, json!({"error": {"class": "GenericError", "desc": "no"}}));
+    assert_eq!(
+        refused,
+        json!({"error": {"class": "GenericError", "desc": "no"}})
+    );
 }
 
 #[test]
@@ -118,11 +137,17 @@ fn an_event_of_a_command_comes_before_its_answer() {
     let (mut asks, mut listens, mut deaf) = (rig.ready(), rig.ready(), rig.connect());
     let event = asks.ask(json!({"execute": "stop"}));
     assert_eq!(event["event"], "STOP");
-    assert!(event["timestamp"]["seconds"].is_u64() && event.get("data").is_none(), "{event}");
+    assert!(
+        event["timestamp"]["seconds"].is_u64() && event.get("data").is_none(),
+        "{event}"
+    );
     assert_eq!(asks.read(), json!({"return": {}}));
     assert_eq!(listens.read()["event"], "STOP");
     // A client that has not negotiated hears nothing.
-    assert_eq!(deaf.ask(json!({"execute": "qmp_capabilities"})), json!({"return": {}}));
+    assert_eq!(
+        deaf.ask(json!({"execute": "qmp_capabilities"})),
+        json!({"return": {}})
+    );
 }
 
 #[test]
@@ -131,7 +156,10 @@ fn half_lines_and_several_commands_at_once_are_understood() {
     let mut peer = rig.ready();
     peer.write("{\"execute\":");
     peer.write("\"query-status\",\n\"id\":1}{\"execute\":\"query-kvm\",\"id\":2}");
-    assert_eq!([peer.read()["id"].clone(), peer.read()["id"].clone()], [1, 2]);
+    assert_eq!(
+        [peer.read()["id"].clone(), peer.read()["id"].clone()],
+        [1, 2]
+    );
 }
 
 #[test]
@@ -139,11 +167,20 @@ fn invalid_input_is_answered_and_the_connection_goes_on() {
     let rig = Rig::new("invalid");
     let mut peer = rig.ready();
     peer.stream.write_all(b"\xff\xfe{\n").unwrap();
-    assert_eq!(peer.read()["error"]["desc"], "JSON parse error, expecting value");
+    assert_eq!(
+        peer.read()["error"]["desc"],
+        "JSON parse error, expecting value"
+    );
     let deep = "[".repeat(10_000) + &"]".repeat(10_000);
     peer.write(&format!("{deep}\n"));
-    assert_eq!(peer.read()["error"]["desc"], "JSON parse error, expecting value");
-    assert_eq!(peer.ask(json!({"execute": "query-status"})), json!({"return": {}}));
+    assert_eq!(
+        peer.read()["error"]["desc"],
+        "JSON parse error, expecting value"
+    );
+    assert_eq!(
+        peer.ask(json!({"execute": "query-status"})),
+        json!({"return": {}})
+    );
 }
 
 #[test]
@@ -156,7 +193,9 @@ fn a_client_that_never_reads_stalls_nobody() {
         rig.fake.events.emit("FILL", Some(data.clone()));
     }
     peer.write("{\"execute\": \"query-kvm\", \"id\": \"after\"}\n");
-    let answered = (0..5000).map(|_| peer.read()).any(|said| said["id"] == "after");
+    let answered = (0..5000)
+        .map(|_| peer.read())
+        .any(|said| said["id"] == "after");
     assert!(answered);
     drop(stuck);
 }
@@ -177,7 +216,9 @@ fn sixty_four_clients_are_served_at_once() {
 fn what_was_emitted_before_the_end_still_arrives() {
     let mut rig = Rig::new("end");
     let mut peer = rig.ready();
-    rig.fake.events.emit("SHUTDOWN", Some(json!({"guest": true})));
+    rig.fake
+        .events
+        .emit("SHUTDOWN", Some(json!({"guest": true})));
     rig.monitor.take().unwrap().shutdown(DEADLINE);
     assert_eq!(peer.read()["event"], "SHUTDOWN");
     assert_eq!(peer.reader.read(&mut [0]).unwrap(), 0);
@@ -187,13 +228,26 @@ fn what_was_emitted_before_the_end_still_arrives() {
 #[test]
 fn a_stale_socket_is_replaced_and_a_live_one_is_not() {
     let rig = Rig::new("stale");
-    let address = || vec![MonitorAddress::Unix { path: rig.path.clone(), wait: false }];
+    let address = || {
+        vec![MonitorAddress::Unix {
+            path: rig.path.clone(),
+            wait: false,
+        }]
+    };
     let start = || Monitor::start(address(), Arc::clone(&rig.fake) as _, Events::new());
-    let Err(error) = start() else { panic!("the path is in use") };
-    assert!(error.to_string().contains("another process listens there"), "{error}");
+    let Err(error) = start() else {
+        panic!("the path is in use")
+    };
+    assert!(
+        error.to_string().contains("another process listens there"),
+        "{error}"
+    );
     let stale = rig.path.with_extension("stale");
     drop(std::os::unix::net::UnixListener::bind(&stale).unwrap());
-    let address = vec![MonitorAddress::Unix { path: stale, wait: false }];
+    let address = vec![MonitorAddress::Unix {
+        path: stale,
+        wait: false,
+    }];
     Monitor::start(address, Arc::clone(&rig.fake) as _, Events::new())
         .unwrap()
         .shutdown(DEADLINE);

@@ -29,8 +29,15 @@ impl PluggedDevice {
         config: &Config,
         bridge: Arc<Bridge>,
     ) -> Result<Self, DeviceError> {
-        let device = plugin.root.create(&device_type.name, config, Arc::clone(&bridge))?;
-        Ok(Self { device, bridge, device_type: device_type.clone(), id: config.id.clone() })
+        let device = plugin
+            .root
+            .create(&device_type.name, config, Arc::clone(&bridge))?;
+        Ok(Self {
+            device,
+            bridge,
+            device_type: device_type.clone(),
+            id: config.id.clone(),
+        })
     }
 
     /// The device's id.
@@ -71,7 +78,9 @@ impl PluggedDevice {
 
     /// The state of a section.
     pub fn save(&mut self, section: &str) -> Result<Vec<u8>, DeviceError> {
-        match self.device.call(&Request::Save { section: section.to_owned() })? {
+        match self.device.call(&Request::Save {
+            section: section.to_owned(),
+        })? {
             Reply::Saved { data } => Ok(data),
             other => Err(self.out_of_place(&other)),
         }
@@ -79,7 +88,11 @@ impl PluggedDevice {
 
     /// Takes the state of a section.
     pub fn load(&mut self, section: &str, version: u32, data: Vec<u8>) -> Result<(), DeviceError> {
-        self.done(&Request::Load { section: section.to_owned(), version, data })
+        self.done(&Request::Load {
+            section: section.to_owned(),
+            version,
+            data,
+        })
     }
 
     /// What blocks `mode`: the type's static blockers, then the device's own.
@@ -101,7 +114,10 @@ impl PluggedDevice {
             Some(other) => return Err(self.out_of_place(&other)),
             None => Vec::new(),
         };
-        match fds.iter().find(|fd| !self.device_type.fds.iter().any(|d| d.name == fd.name)) {
+        match fds
+            .iter()
+            .find(|fd| !self.device_type.fds.iter().any(|d| d.name == fd.name))
+        {
             Some(fd) => Err(Error::state(format!(
                 "It hands over a descriptor '{}' that its plugin does not declare",
                 fd.name
@@ -113,7 +129,9 @@ impl PluggedDevice {
 
     /// A migration went on.
     pub fn notify(&mut self, event: MigrationEvent) -> Result<(), DeviceError> {
-        self.device.call_if_known(&Request::Notify { event }).map(|_| ())
+        self.device
+            .call_if_known(&Request::Notify { event })
+            .map(|_| ())
     }
 
     /// Reads a register.
@@ -145,8 +163,10 @@ impl PluggedDevice {
     }
 
     fn out_of_place(&self, reply: &Reply) -> DeviceError {
-        Error::state(format!("It gave an answer that does not fit its question: {reply:?}"))
-            .in_device(&self.id)
+        Error::state(format!(
+            "It gave an answer that does not fit its question: {reply:?}"
+        ))
+        .in_device(&self.id)
     }
 }
 

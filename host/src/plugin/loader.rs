@@ -37,7 +37,10 @@ impl Plugin {
     /// Loads `path`. All of its code up to here runs in this process: a plugin is trusted code,
     /// and what is refused here is what is unfit, not what is hostile.
     pub fn load(path: &Path) -> Result<Self, LoadError> {
-        let refused = |reason: String| LoadError { path: path.to_owned(), reason };
+        let refused = |reason: String| LoadError {
+            path: path.to_owned(),
+            reason,
+        };
         elf::check(path).map_err(&refused)?;
         let magic = read_magic(path).map_err(&refused)?;
         check_version(&magic).map_err(&refused)?;
@@ -53,9 +56,16 @@ impl Plugin {
         let wrong = |e: String| refused(format!("its descriptor is wrong: {e}"));
         descriptor.check().map_err(wrong)?;
         if (&descriptor.name, &descriptor.version) != (&magic.name(), &magic.version()) {
-            return Err(wrong("its name and version are not those of the magic block".into()));
+            return Err(wrong(
+                "its name and version are not those of the magic block".into(),
+            ));
         }
-        Ok(Self { path: path.to_owned(), magic, descriptor, root })
+        Ok(Self {
+            path: path.to_owned(),
+            magic,
+            descriptor,
+            root,
+        })
     }
 }
 
@@ -70,7 +80,9 @@ fn read_magic(path: &Path) -> Result<MagicBlock, String> {
     // SAFETY: as above; the first twelve bytes of the block never change their meaning.
     let (magic, size) = unsafe { ((*block).magic, (*block).size) };
     if magic != MAGIC {
-        return Err(format!("is no Baton plugin: '{MAGIC_SYMBOL}' does not begin with its magic"));
+        return Err(format!(
+            "is no Baton plugin: '{MAGIC_SYMBOL}' does not begin with its magic"
+        ));
     }
     if (size as usize) < size_of::<MagicBlock>() {
         return Err(format!(

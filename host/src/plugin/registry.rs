@@ -35,7 +35,10 @@ pub enum RegistryError {
         second: PathBuf,
     },
     /// No plugin offers the device.
-    #[error("Device '{name}' is offered by no plugin{}; see -device help", nearest_text(nearest))]
+    #[error(
+        "Device '{name}' is offered by no plugin{}; see -device help",
+        nearest_text(nearest)
+    )]
     Unknown {
         /// What was asked for.
         name: String,
@@ -45,7 +48,10 @@ pub enum RegistryError {
 }
 
 fn nearest_text(nearest: &Option<String>) -> String {
-    nearest.as_ref().map(|name| format!(", did you mean '{name}'?")).unwrap_or_default()
+    nearest
+        .as_ref()
+        .map(|name| format!(", did you mean '{name}'?"))
+        .unwrap_or_default()
 }
 
 /// The environment variable with further plugin paths, separated by colons.
@@ -78,7 +84,9 @@ impl Registry {
                 this.add_path(&path)?;
             }
         }
-        let beside = std::env::current_exe().ok().and_then(|p| p.parent().map(Path::to_owned));
+        let beside = std::env::current_exe()
+            .ok()
+            .and_then(|p| p.parent().map(Path::to_owned));
         if let Some(beside) = beside {
             for file in folder(&beside).unwrap_or_default() {
                 if mentions_magic(&file) {
@@ -121,7 +129,11 @@ impl Registry {
             if same_content(&first, &path) {
                 return Ok(());
             }
-            return Err(RegistryError::Twice { device, first, second: path });
+            return Err(RegistryError::Twice {
+                device,
+                first,
+                second: path,
+            });
         }
         let at = self.plugins.len();
         for (n, device) in plugin.descriptor.devices.iter().enumerate() {

@@ -31,17 +31,26 @@ impl Failures {
     pub fn add(&self, id: &str, reason: &str) {
         tracing::error!(device = id, "the device has failed: {reason}");
         let mut failures = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        failures.entry(id.to_owned()).or_insert_with(|| reason.to_owned());
+        failures
+            .entry(id.to_owned())
+            .or_insert_with(|| reason.to_owned());
     }
 
     /// The device `id` works again, after a reset.
     pub fn remove(&self, id: &str) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(id);
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(id);
     }
 
     /// Why the device `id` has failed, if it has.
     pub fn get(&self, id: &str) -> Option<String> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(id).cloned()
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(id)
+            .cloned()
     }
 }
 
@@ -69,8 +78,16 @@ impl Bridge {
         chardevs: Arc<Chardevs>,
         failures: Failures,
     ) -> Arc<Self> {
-        let live = Mutex::new(Some(Live { preserved, chardevs, class: None }));
-        Arc::new(Self { id: id.to_owned(), failures, live })
+        let live = Mutex::new(Some(Live {
+            preserved,
+            chardevs,
+            class: None,
+        }));
+        Arc::new(Self {
+            id: id.to_owned(),
+            failures,
+            live,
+        })
     }
 
     /// Installs the part of the bus class.
@@ -88,7 +105,9 @@ impl Bridge {
 
     /// A copy, so that no lock is held while a service is at work: it may call back.
     fn live(&self) -> Result<Live> {
-        self.lock().clone().ok_or_else(|| Error::state("The device is gone"))
+        self.lock()
+            .clone()
+            .ok_or_else(|| Error::state("The device is gone"))
     }
 
     fn lock(&self) -> MutexGuard<'_, Option<Live>> {
@@ -106,7 +125,11 @@ impl Bridge {
     }
 
     fn chardev(&self, id: &str) -> Result<HostReply> {
-        let (input, output) = self.live()?.chardevs.descriptors(id).map_err(Error::invalid)?;
+        let (input, output) = self
+            .live()?
+            .chardevs
+            .descriptors(id)
+            .map_err(Error::invalid)?;
         Ok(HostReply::Chardev {
             input: input.map(IntoRawFd::into_raw_fd),
             output: output.map(IntoRawFd::into_raw_fd),
@@ -145,7 +168,10 @@ impl HostServices for Bridge {
     }
 
     fn set_irq(&self, line: u32, level: bool) {
-        if let Ok(Live { class: Some(class), .. }) = self.live() {
+        if let Ok(Live {
+            class: Some(class), ..
+        }) = self.live()
+        {
             class.set_irq(line, level);
         }
     }

@@ -24,7 +24,11 @@ const SIGNAL: Signal = Signal::SIGUSR1;
 
 /// Installs the handler; once a process.
 pub fn install_handler() -> nix::Result<()> {
-    let action = SigAction::new(SigHandler::Handler(on_signal), SaFlags::empty(), SigSet::empty());
+    let action = SigAction::new(
+        SigHandler::Handler(on_signal),
+        SaFlags::empty(),
+        SigSet::empty(),
+    );
     // SAFETY: the handler only reads a thread-local cell and writes one byte.
     unsafe { sigaction(SIGNAL, &action) }.map(|_| ())
 }

@@ -69,7 +69,10 @@ pub(super) struct Abilities {
 const XSAVE_MIN: usize = size_of::<kvm_xsave>();
 
 fn failed(what: &'static str) -> impl Fn(kvm_ioctls::Error) -> VcpuError {
-    move |e| VcpuError::Ioctl { what, source: Errno::from_raw(e.errno()) }
+    move |e| VcpuError::Ioctl {
+        what,
+        source: Errno::from_raw(e.errno()),
+    }
 }
 
 impl VcpuState {
@@ -80,17 +83,26 @@ impl VcpuState {
         let events = vcpu.get_vcpu_events().map_err(failed("read its events"))?;
         Ok(Self {
             regs: vcpu.get_regs().map_err(failed("read its registers"))?,
-            sregs: vcpu.get_sregs().map_err(failed("read its system registers"))?,
+            sregs: vcpu
+                .get_sregs()
+                .map_err(failed("read its system registers"))?,
             xsave: save_xsave(vcpu, can.xsave_len)?,
-            xcrs: vcpu.get_xcrs().map_err(failed("read its extended control registers"))?,
+            xcrs: vcpu
+                .get_xcrs()
+                .map_err(failed("read its extended control registers"))?,
             lapic: vcpu.get_lapic().map_err(failed("read its local APIC"))?,
-            debug_regs: vcpu.get_debug_regs().map_err(failed("read its debug registers"))?,
+            debug_regs: vcpu
+                .get_debug_regs()
+                .map_err(failed("read its debug registers"))?,
             msrs: save_msrs(vcpu, &can.msrs)?,
             tsc_offset: can
                 .tsc_offset
                 .then(|| tsc::offset(vcpu))
                 .transpose()
-                .map_err(|source| VcpuError::Ioctl { what: "read its TSC offset", source })?,
+                .map_err(|source| VcpuError::Ioctl {
+                    what: "read its TSC offset",
+                    source,
+                })?,
             tsc_khz: vcpu.get_tsc_khz().ok(),
             mp_state,
             events,
@@ -106,23 +118,35 @@ impl VcpuState {
         if let Some(khz) = self.tsc_khz
             && vcpu.get_tsc_khz().ok() != Some(khz)
         {
-            vcpu.set_tsc_khz(khz).map_err(failed("run its TSC at the source's frequency"))?;
+            vcpu.set_tsc_khz(khz)
+                .map_err(failed("run its TSC at the source's frequency"))?;
         }
-        vcpu.set_sregs(&self.sregs).map_err(failed("write its system registers"))?;
-        vcpu.set_regs(&self.regs).map_err(failed("write its registers"))?;
+        vcpu.set_sregs(&self.sregs)
+            .map_err(failed("write its system registers"))?;
+        vcpu.set_regs(&self.regs)
+            .map_err(failed("write its registers"))?;
         load_xsave(vcpu, &self.xsave, can.xsave_len)?;
-        vcpu.set_xcrs(&self.xcrs).map_err(failed("write its extended control registers"))?;
-        vcpu.set_debug_regs(&self.debug_regs).map_err(failed("write its debug registers"))?;
-        vcpu.set_lapic(&self.lapic).map_err(failed("write its local APIC"))?;
+        vcpu.set_xcrs(&self.xcrs)
+            .map_err(failed("write its extended control registers"))?;
+        vcpu.set_debug_regs(&self.debug_regs)
+            .map_err(failed("write its debug registers"))?;
+        vcpu.set_lapic(&self.lapic)
+            .map_err(failed("write its local APIC"))?;
         match (self.tsc_offset, can.tsc_offset) {
-            (Some(offset), true) => tsc::set_offset(vcpu, offset)
-                .map_err(|source| VcpuError::Ioctl { what: "write its TSC offset", source })?,
+            (Some(offset), true) => {
+                tsc::set_offset(vcpu, offset).map_err(|source| VcpuError::Ioctl {
+                    what: "write its TSC offset",
+                    source,
+                })?
+            }
             (Some(_), false) => return Err(VcpuError::NoTscOffset),
             (None, _) => {}
         }
         load_msrs(vcpu, &self.msrs)?;
-        vcpu.set_mp_state(self.mp_state).map_err(failed("write its run state"))?;
-        vcpu.set_vcpu_events(&self.events).map_err(failed("write its events"))
+        vcpu.set_mp_state(self.mp_state)
+            .map_err(failed("write its run state"))?;
+        vcpu.set_vcpu_events(&self.events)
+            .map_err(failed("write its events"))
     }
 }
 
@@ -130,10 +154,16 @@ fn save_xsave(vcpu: &VcpuFd, len: usize) -> Result<Vec<u8>, VcpuError> {
     let read = "read its XSAVE area";
     if len <= XSAVE_MIN {
         let xsave = vcpu.get_xsave().map_err(failed(read))?;
-        return Ok(xsave.region.iter().flat_map(|word| word.to_le_bytes()).collect());
+        return Ok(xsave
+            .region
+            .iter()
+            .flat_map(|word| word.to_le_bytes())
+            .collect());
     }
-    let mut xsave = Xsave::new((len - XSAVE_MIN).div_ceil(4))
-        .map_err(|_| VcpuError::Ioctl { what: read, source: Errno::E2BIG })?;
+    let mut xsave = Xsave::new((len - XSAVE_MIN).div_ceil(4)).map_err(|_| VcpuError::Ioctl {
+        what: read,
+        source: Errno::E2BIG,
+    })?;
     // SAFETY: the area is as long as KVM_CAP_XSAVE2 says.
     unsafe { vcpu.get_xsave2(&mut xsave) }.map_err(failed(read))?;
     let fixed = xsave.as_fam_struct_ref().xsave.region;
@@ -143,8 +173,12 @@ fn save_xsave(vcpu: &VcpuFd, len: usize) -> Result<Vec<u8>, VcpuError> {
 
 fn load_xsave(vcpu: &VcpuFd, bytes: &[u8], len: usize) -> Result<(), VcpuError> {
     let write = "write its XSAVE area";
-    if bytes.len() < XSAVE_MIN || bytes.len() > len.max(XSAVE_MIN) || !bytes.len().is_multiple_of(4) {
-        return Err(VcpuError::Xsave { found: bytes.len(), here: len });
+    if bytes.len() < XSAVE_MIN || bytes.len() > len.max(XSAVE_MIN) || !bytes.len().is_multiple_of(4)
+    {
+        return Err(VcpuError::Xsave {
+            found: bytes.len(),
+            here: len,
+        });
     }
     let words: Vec<u32> = bytes
         .chunks_exact(4)
@@ -157,10 +191,15 @@ fn load_xsave(vcpu: &VcpuFd, bytes: &[u8], len: usize) -> Result<(), VcpuError> 
         // SAFETY: the area has the size that this host's KVM reads.
         return unsafe { vcpu.set_xsave(&xsave) }.map_err(failed(write));
     }
-    let mut xsave = Xsave::new((len - XSAVE_MIN).div_ceil(4))
-        .map_err(|_| VcpuError::Ioctl { what: write, source: Errno::E2BIG })?;
+    let mut xsave = Xsave::new((len - XSAVE_MIN).div_ceil(4)).map_err(|_| VcpuError::Ioctl {
+        what: write,
+        source: Errno::E2BIG,
+    })?;
     // SAFETY: the fixed part is overwritten whole; the length of the variable part stays.
-    unsafe { xsave.as_mut_fam_struct() }.xsave.region.copy_from_slice(fixed);
+    unsafe { xsave.as_mut_fam_struct() }
+        .xsave
+        .region
+        .copy_from_slice(fixed);
     xsave.as_mut_slice()[..rest.len()].copy_from_slice(rest);
     // SAFETY: as in `save_xsave`.
     unsafe { vcpu.set_xsave2(&xsave) }.map_err(failed(write))
@@ -169,12 +208,20 @@ fn load_xsave(vcpu: &VcpuFd, bytes: &[u8], len: usize) -> Result<(), VcpuError> 
 fn save_msrs(vcpu: &VcpuFd, list: &[u32]) -> Result<Vec<(u32, u64)>, VcpuError> {
     let mut all = Vec::with_capacity(list.len());
     for part in list.chunks(MAX_PER_CALL) {
-        let entries: Vec<_> =
-            part.iter().map(|&index| kvm_msr_entry { index, ..Default::default() }).collect();
+        let entries: Vec<_> = part
+            .iter()
+            .map(|&index| kvm_msr_entry {
+                index,
+                ..Default::default()
+            })
+            .collect();
         let mut msrs = table(&entries)?;
         let read = vcpu.get_msrs(&mut msrs).map_err(failed("read its MSRs"))?;
         if let Some(refused) = part.get(read) {
-            return Err(VcpuError::Msr { what: "read", index: *refused });
+            return Err(VcpuError::Msr {
+                what: "read",
+                index: *refused,
+            });
         }
         all.extend(msrs.as_slice().iter().map(|e| (e.index, e.data)));
     }
@@ -185,17 +232,28 @@ fn load_msrs(vcpu: &VcpuFd, list: &[(u32, u64)]) -> Result<(), VcpuError> {
     for part in list.chunks(MAX_PER_CALL) {
         let entries: Vec<_> = part
             .iter()
-            .map(|&(index, data)| kvm_msr_entry { index, data, ..Default::default() })
+            .map(|&(index, data)| kvm_msr_entry {
+                index,
+                data,
+                ..Default::default()
+            })
             .collect();
-        let written = vcpu.set_msrs(&table(&entries)?).map_err(failed("write its MSRs"))?;
+        let written = vcpu
+            .set_msrs(&table(&entries)?)
+            .map_err(failed("write its MSRs"))?;
         if let Some((refused, _)) = part.get(written) {
-            return Err(VcpuError::Msr { what: "write", index: *refused });
+            return Err(VcpuError::Msr {
+                what: "write",
+                index: *refused,
+            });
         }
     }
     Ok(())
 }
 
 fn table(entries: &[kvm_msr_entry]) -> Result<Msrs, VcpuError> {
-    Msrs::from_entries(entries)
-        .map_err(|_| VcpuError::Ioctl { what: "list its MSRs", source: Errno::E2BIG })
+    Msrs::from_entries(entries).map_err(|_| VcpuError::Ioctl {
+        what: "list its MSRs",
+        source: Errno::E2BIG,
+    })
 }

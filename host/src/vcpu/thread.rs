@@ -125,7 +125,11 @@ impl Vcpu {
         let list = msrs::migratable(list.as_slice(), tsc_offset);
         let list = msrs::readable(&vcpu, &list).map_err(failed("read its MSRs"))?;
         let xsave_len = vm.check_extension_int(Cap::Xsave2).max(0) as usize;
-        let can = Abilities { msrs: list, tsc_offset, xsave_len };
+        let can = Abilities {
+            msrs: list,
+            tsc_offset,
+            xsave_len,
+        };
         Self::spawn(id, vcpu, can, exits)
     }
 
@@ -156,7 +160,14 @@ impl Vcpu {
             .map_err(VcpuError::Thread)?;
         started.recv().map_err(|_| VcpuError::Gone)?;
         let stopped = Mutex::new(stopped);
-        Ok(Self { id, orders, stopped, stop, thread_id: number, thread: Some(thread) })
+        Ok(Self {
+            id,
+            orders,
+            stopped,
+            stop,
+            thread_id: number,
+            thread: Some(thread),
+        })
     }
 
     /// The vCPU's number.
@@ -173,7 +184,8 @@ impl Vcpu {
     /// Calls a running vCPU out of the guest; [`Self::wait_stopped`] follows. With `save` the thread
     /// reads the vCPU's state on its way.
     pub fn stop(&self, save: bool) {
-        self.stop.store(if save { STOP_AND_SAVE } else { STOP }, Ordering::SeqCst);
+        self.stop
+            .store(if save { STOP_AND_SAVE } else { STOP }, Ordering::SeqCst);
         call_out(self.thread_id.load(Ordering::SeqCst));
         if let Some(thread) = &self.thread {
             thread.thread().unpark();
@@ -183,20 +195,27 @@ impl Vcpu {
     /// Waits until the vCPU has stopped; gives its state if that was asked for.
     pub fn wait_stopped(&self) -> Result<Option<VcpuState>, VcpuError> {
         let stopped = self.stopped.lock().unwrap_or_else(PoisonError::into_inner);
-        stopped.recv_timeout(STOP_DEADLINE).map_err(|_| VcpuError::Gone)?.transpose()
+        stopped
+            .recv_timeout(STOP_DEADLINE)
+            .map_err(|_| VcpuError::Gone)?
+            .transpose()
     }
 
     /// Asks a stopped vCPU for its state; the answer comes through the receiver.
     pub fn save(&self) -> Result<Receiver<Result<VcpuState, VcpuError>>, VcpuError> {
         let (reply, answer) = channel();
-        self.orders.send(Order::Save(reply)).map_err(|_| VcpuError::Gone)?;
+        self.orders
+            .send(Order::Save(reply))
+            .map_err(|_| VcpuError::Gone)?;
         Ok(answer)
     }
 
     /// Gives a stopped vCPU a state; the answer comes through the receiver.
     pub fn load(&self, state: VcpuState) -> Result<Receiver<Result<(), VcpuError>>, VcpuError> {
         let (reply, answer) = channel();
-        self.orders.send(Order::Load(Box::new(state), reply)).map_err(|_| VcpuError::Gone)?;
+        self.orders
+            .send(Order::Load(Box::new(state), reply))
+            .map_err(|_| VcpuError::Gone)?;
         Ok(answer)
     }
 
@@ -298,7 +317,10 @@ impl Body {
     }
 
     fn failed(&self, reason: String) -> MachineEvent {
-        MachineEvent::VcpuFailed { vcpu: self.id, reason }
+        MachineEvent::VcpuFailed {
+            vcpu: self.id,
+            reason,
+        }
     }
 
     /// Lets KVM finish the access that the last exit was for: its effect on the registers only

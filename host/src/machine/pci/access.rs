@@ -34,12 +34,17 @@ pub struct ConfigPortsState {
 impl ConfigPorts {
     /// Ports to `bus`.
     pub fn new(bus: Arc<PciBus>) -> Self {
-        Self { bus, address: AtomicU32::new(0) }
+        Self {
+            bus,
+            address: AtomicU32::new(0),
+        }
     }
 
     /// What can change.
     pub fn state(&self) -> ConfigPortsState {
-        ConfigPortsState { address: self.address.load(Ordering::SeqCst) }
+        ConfigPortsState {
+            address: self.address.load(Ordering::SeqCst),
+        }
     }
 
     /// Takes a state; every value of the register is valid.
@@ -72,7 +77,8 @@ impl BusDevice for ConfigPorts {
                 self.bus.write(bus, function, register, data);
             }
         } else if let (0, Ok(address)) = (offset, <[u8; 4]>::try_from(data)) {
-            self.address.store(u32::from_le_bytes(address), Ordering::SeqCst);
+            self.address
+                .store(u32::from_le_bytes(address), Ordering::SeqCst);
         }
     }
 }
@@ -95,7 +101,11 @@ impl PortsWithReset {
     }
 
     fn behind(&self, offset: u64, len: usize) -> &dyn BusDevice {
-        if (offset, len) == (RESET, 1) { &*self.reset } else { &*self.ports }
+        if (offset, len) == (RESET, 1) {
+            &*self.reset
+        } else {
+            &*self.ports
+        }
     }
 }
 
@@ -123,11 +133,21 @@ impl Ecam {
 
 impl BusDevice for Ecam {
     fn read(&self, offset: u64, data: &mut [u8]) {
-        self.bus.read((offset >> 20) as u8, (offset >> 12) as u8, offset & 0xfff, data);
+        self.bus.read(
+            (offset >> 20) as u8,
+            (offset >> 12) as u8,
+            offset & 0xfff,
+            data,
+        );
     }
 
     fn write(&self, offset: u64, data: &[u8]) {
-        self.bus.write((offset >> 20) as u8, (offset >> 12) as u8, offset & 0xfff, data);
+        self.bus.write(
+            (offset >> 20) as u8,
+            (offset >> 12) as u8,
+            offset & 0xfff,
+            data,
+        );
     }
 }
 
@@ -138,7 +158,13 @@ mod tests {
 
     fn bus() -> Arc<PciBus> {
         let bus = Arc::new(PciBus::default());
-        bus.insert(PciAddress { slot: 0, function: 0 }, Arc::new(HostBridge::new()));
+        bus.insert(
+            PciAddress {
+                slot: 0,
+                function: 0,
+            },
+            Arc::new(HostBridge::new()),
+        );
         bus
     }
 

@@ -16,7 +16,10 @@ pub struct BarMap {
 impl BarMap {
     /// No BAR decodes yet.
     pub fn new(spaces: Arc<AddressSpaces>) -> Self {
-        Self { spaces, mapped: BTreeMap::new() }
+        Self {
+            spaces,
+            mapped: BTreeMap::new(),
+        }
     }
 
     /// Lets `bar` decode at `address`, or not at all. True if that is a change. A place where

@@ -23,10 +23,15 @@ impl PciWindows {
     /// The windows of a machine whose RAM ends at `ram_end`.
     pub fn new(ram_end: u64) -> Self {
         let ports = u64::from(layout::PORT_WINDOW_START);
-        let mmio64 = ram_end.max(layout::HIGH_RAM_START).next_multiple_of(layout::MMIO64_ALIGN);
+        let mmio64 = ram_end
+            .max(layout::HIGH_RAM_START)
+            .next_multiple_of(layout::MMIO64_ALIGN);
         Self {
             ports: (ports, ports + u64::from(layout::PORT_WINDOW_SIZE)),
-            mmio32: (layout::MMIO32_START, layout::MMIO32_START + layout::MMIO32_SIZE),
+            mmio32: (
+                layout::MMIO32_START,
+                layout::MMIO32_START + layout::MMIO32_SIZE,
+            ),
             mmio64: (mmio64, mmio64 + layout::MMIO64_SIZE),
         }
     }
@@ -34,7 +39,9 @@ impl PciWindows {
 
 /// A BAR that fits nowhere.
 #[derive(Debug, thiserror::Error)]
-#[error("BAR {bar} of PCI function {at} needs {size:#x} bytes, and its window is full; take a device away")]
+#[error(
+    "BAR {bar} of PCI function {at} needs {size:#x} bytes, and its window is full; take a device away"
+)]
 pub struct WindowFull {
     at: PciAddress,
     bar: u64,
@@ -70,8 +77,7 @@ pub fn assign(bus: &PciBus, mut windows: PciWindows) -> Result<(), WindowFull> {
                 } else {
                     &mut windows.mmio32
                 };
-                let address =
-                    allocate(window, size).ok_or(WindowFull { at, bar, size })?;
+                let address = allocate(window, size).ok_or(WindowFull { at, bar, size })?;
                 write32(&*function, register, address as u32);
                 if wide {
                     write32(&*function, register + 4, (address >> 32) as u32);
@@ -129,11 +135,20 @@ mod tests {
         config.add_bar(1, BarKind::Port, 0x20).unwrap();
         config.add_bar(2, BarKind::Memory64, 0x10_0000).unwrap();
         let function = Arc::new(Plain(Mutex::new(config)));
-        bus.insert(PciAddress { slot: 1, function: 0 }, Arc::clone(&function) as _);
+        bus.insert(
+            PciAddress {
+                slot: 1,
+                function: 0,
+            },
+            Arc::clone(&function) as _,
+        );
         assign(&bus, PciWindows::new(1 << 32)).unwrap();
         let config = function.0.lock().unwrap();
         assert_eq!(config.bar_address(0), Some(layout::MMIO32_START));
-        assert_eq!(config.bar_address(1), Some(u64::from(layout::PORT_WINDOW_START)));
+        assert_eq!(
+            config.bar_address(1),
+            Some(u64::from(layout::PORT_WINDOW_START))
+        );
         assert_eq!(config.bar_address(2), Some(1 << 32));
     }
 
@@ -142,7 +157,13 @@ mod tests {
         let bus = PciBus::default();
         let mut config = ConfigSpace::new(Identity::default());
         config.add_bar(0, BarKind::Memory32, 1 << 31).unwrap();
-        bus.insert(PciAddress { slot: 2, function: 0 }, Arc::new(Plain(Mutex::new(config))));
+        bus.insert(
+            PciAddress {
+                slot: 2,
+                function: 0,
+            },
+            Arc::new(Plain(Mutex::new(config))),
+        );
         let error = assign(&bus, PciWindows::new(0)).unwrap_err();
         assert!(error.to_string().contains("0000:00:02.0"), "{error}");
     }

@@ -34,7 +34,10 @@ impl HostBridge {
 
 impl PciFunction for HostBridge {
     fn config_read(&self, offset: u64, data: &mut [u8]) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).read(offset, data);
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .read(offset, data);
     }
 
     /// The bridge has no register that does anything; to stay the same in every process, it takes

@@ -8,7 +8,6 @@ mod plugged;
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::str::FromStr;
 use std::sync::{Arc, PoisonError, RwLock};
 
 pub use access::{
@@ -47,23 +46,6 @@ impl fmt::Display for PciAddress {
     }
 }
 
-impl FromStr for PciAddress {
-    type Err = String;
-
-    /// `SLOT` or `SLOT.FUNCTION`, both hexadecimal, as QEMU's `addr=` has it.
-    fn from_str(s: &str) -> Result<Self, String> {
-        let (slot, function) = s.split_once('.').unwrap_or((s, "0"));
-        let number = |text: &str, end: u8| {
-            let text = text.strip_prefix("0x").unwrap_or(text);
-            u8::from_str_radix(text, 16).ok().filter(|n| *n < end)
-        };
-        match (number(slot, Self::SLOTS), number(function, 8)) {
-            (Some(slot), Some(function)) => Ok(Self { slot, function }),
-            _ => Err(format!("'{s}' is no PCI address; it takes SLOT[.FUNCTION], 0 to 1f and 0 to 7")),
-        }
-    }
-}
-
 /// A place that is taken, or no place left.
 #[derive(Debug, thiserror::Error)]
 pub enum PciBusError {
@@ -71,7 +53,10 @@ pub enum PciBusError {
     #[error("PCI address {0} is taken; leave addr= out to get a free one")]
     Taken(PciAddress),
     /// All slots are taken.
-    #[error("The PCI bus has no free slot left; it has {} and no bridges", PciAddress::SLOTS)]
+    #[error(
+        "The PCI bus has no free slot left; it has {} and no bridges",
+        PciAddress::SLOTS
+    )]
     Full,
 }
 
@@ -84,7 +69,10 @@ pub struct PciBus {
 impl PciBus {
     /// The first free slot, or `wanted` if it is free.
     pub fn place(&self, wanted: Option<PciAddress>) -> Result<PciAddress, PciBusError> {
-        let functions = self.functions.read().unwrap_or_else(PoisonError::into_inner);
+        let functions = self
+            .functions
+            .read()
+            .unwrap_or_else(PoisonError::into_inner);
         match wanted {
             Some(at) if functions.contains_key(&at) => Err(PciBusError::Taken(at)),
             Some(at) => Ok(at),
@@ -97,12 +85,18 @@ impl PciBus {
 
     /// Puts a function where [`Self::place`] said there is room.
     pub fn insert(&self, at: PciAddress, function: Arc<dyn PciFunction>) {
-        self.functions.write().unwrap_or_else(PoisonError::into_inner).insert(at, function);
+        self.functions
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(at, function);
     }
 
     /// Takes every function away.
     pub fn clear(&self) {
-        let mut functions = self.functions.write().unwrap_or_else(PoisonError::into_inner);
+        let mut functions = self
+            .functions
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
         let gone = std::mem::take(&mut *functions);
         drop(functions);
         drop(gone);
@@ -110,17 +104,30 @@ impl PciBus {
 
     /// Every function with its place.
     pub fn functions(&self) -> Vec<(PciAddress, Arc<dyn PciFunction>)> {
-        let functions = self.functions.read().unwrap_or_else(PoisonError::into_inner);
-        functions.iter().map(|(at, function)| (*at, Arc::clone(function))).collect()
+        let functions = self
+            .functions
+            .read()
+            .unwrap_or_else(PoisonError::into_inner);
+        functions
+            .iter()
+            .map(|(at, function)| (*at, Arc::clone(function)))
+            .collect()
     }
 
     fn function(&self, at: PciAddress) -> Option<Arc<dyn PciFunction>> {
-        self.functions.read().unwrap_or_else(PoisonError::into_inner).get(&at).cloned()
+        self.functions
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(&at)
+            .cloned()
     }
 
     /// Reads config space; where no function is, all ones.
     fn read(&self, bus: u8, device_function: u8, offset: u64, data: &mut [u8]) {
-        let at = PciAddress { slot: device_function >> 3, function: device_function & 7 };
+        let at = PciAddress {
+            slot: device_function >> 3,
+            function: device_function & 7,
+        };
         match self.function(at).filter(|_| bus == 0) {
             Some(function) => function.config_read(offset, data),
             None => data.fill(0xff),
@@ -128,7 +135,10 @@ impl PciBus {
     }
 
     fn write(&self, bus: u8, device_function: u8, offset: u64, data: &[u8]) {
-        let at = PciAddress { slot: device_function >> 3, function: device_function & 7 };
+        let at = PciAddress {
+            slot: device_function >> 3,
+            function: device_function & 7,
+        };
         if let Some(function) = self.function(at).filter(|_| bus == 0) {
             function.config_write(offset, data);
         }
@@ -140,11 +150,33 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_address_reads_as_qemu_has_it() {
-        assert_eq!("1f.7".parse(), Ok(PciAddress { slot: 31, function: 7 }));
-        assert_eq!("0x3".parse(), Ok(PciAddress { slot: 3, function: 0 }));
-        assert!("20".parse::<PciAddress>().is_err());
-        assert!("1.8".parse::<PciAddress>().is_err());
-        assert_eq!(PciAddress { slot: 3, function: 0 }.to_string(), "0000:00:03.0");
+    fn a_place_is_shown_as_guests_show_it() {
+        assert_eq!(
+            PciAddress {
+                slot: 0x1f,
+                function: 2
+            }
+            .to_string(),
+            "0000:00:1f.2"
+        );
+    }
+
+    #[test]
+    fn a_free_slot_is_found_and_a_taken_place_is_refused() {
+        let bus = PciBus::default();
+        let first = PciAddress {
+            slot: 0,
+            function: 0,
+        };
+        bus.insert(first, Arc::new(HostBridge::new()));
+        assert!(bus.place(None).is_ok_and(|at| at.slot == 1));
+        assert!(matches!(bus.place(Some(first)), Err(PciBusError::Taken(_))));
+        for slot in 1..PciAddress::SLOTS {
+            bus.insert(
+                PciAddress { slot, function: 0 },
+                Arc::new(HostBridge::new()),
+            );
+        }
+        assert!(matches!(bus.place(None), Err(PciBusError::Full)));
     }
 }

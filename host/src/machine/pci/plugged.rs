@@ -61,9 +61,15 @@ impl Wires {
         if size == 0 {
             return Err(Error::invalid(format!("The function has no BAR {bar}")));
         }
-        let kind = if told.info.port_bars.contains(&bar) { RegionKind::Port } else { RegionKind::Mmio };
+        let kind = if told.info.port_bars.contains(&bar) {
+            RegionKind::Port
+        } else {
+            RegionKind::Mmio
+        };
         let function = told.function.clone();
-        told.bars.set(bar, kind, address, size, move || Arc::new(Bar { function, bar }));
+        told.bars.set(bar, kind, address, size, move || {
+            Arc::new(Bar { function, bar })
+        });
         Ok(())
     }
 
@@ -88,7 +94,11 @@ impl DeviceBridge for Wires {
                 .set(message)
                 .map_err(|e| Error::state(e.to_string()))?,
             HostRequest::Failed { .. } => {}
-            other => return Err(Error::state(format!("A PCI function has no use for {other:?}"))),
+            other => {
+                return Err(Error::state(format!(
+                    "A PCI function has no use for {other:?}"
+                )));
+            }
         }
         Ok(HostReply::Done)
     }
@@ -116,8 +126,10 @@ impl PluggedPci {
         };
         let odd = |size: &&u64| **size != 0 && !size.is_power_of_two();
         if let Some(size) = info.bar_sizes.iter().find(odd) {
-            return Err(Error::invalid(format!("Its plugin describes a BAR of {size:#x} bytes"))
-                .in_device(device.id()));
+            return Err(
+                Error::invalid(format!("Its plugin describes a BAR of {size:#x} bytes"))
+                    .in_device(device.id()),
+            );
         }
         let this = Arc::new(Self {
             device: Mutex::new(device),
@@ -136,7 +148,10 @@ impl PluggedPci {
         let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
         if !*running {
             let memory = self.machine.ram.table();
-            self.lock().start(StartArguments { memory, ..StartArguments::default() })?;
+            self.lock().start(StartArguments {
+                memory,
+                ..StartArguments::default()
+            })?;
             *running = true;
         }
         Ok(())

@@ -67,9 +67,15 @@ pub(super) fn read(
         _ => 0,
     };
     put(0, &registers.device_feature_select.to_le_bytes());
-    put(4, &half(features, registers.device_feature_select).to_le_bytes());
+    put(
+        4,
+        &half(features, registers.device_feature_select).to_le_bytes(),
+    );
     put(8, &registers.driver_feature_select.to_le_bytes());
-    put(12, &half(registers.driver_features, registers.driver_feature_select).to_le_bytes());
+    put(
+        12,
+        &half(registers.driver_features, registers.driver_feature_select).to_le_bytes(),
+    );
     put(16, &registers.config_vector.to_le_bytes());
     put(18, &(queues.len() as u16).to_le_bytes());
     put(20, &[registers.status, generation]);
@@ -95,7 +101,10 @@ pub(super) fn write(
     offset: u64,
     data: &[u8],
 ) -> Effect {
-    let value = data.iter().rev().fold(0u64, |value, &byte| (value << 8) | u64::from(byte));
+    let value = data
+        .iter()
+        .rev()
+        .fold(0u64, |value, &byte| (value << 8) | u64::from(byte));
     let valid_vector = |v: u16| if v < vectors { v } else { NO_VECTOR };
     let negotiating = registers.status & status::FEATURES_OK == 0;
     match (offset, data.len()) {
@@ -121,7 +130,13 @@ pub(super) fn write(
                 return Effect::Vectors;
             }
             if !queue.registers.enabled {
-                write_queue(&mut queue.registers, queue.max_size, offset, data.len(), value);
+                write_queue(
+                    &mut queue.registers,
+                    queue.max_size,
+                    offset,
+                    data.len(),
+                    value,
+                );
             }
         }
         _ => {}

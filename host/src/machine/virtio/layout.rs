@@ -34,7 +34,13 @@ const CFG_PCI: u8 = 5;
 pub(super) fn add_capabilities(config: &mut ConfigSpace, config_len: u32) -> Result<usize> {
     let area = AREA as u32;
     add(config, CFG_COMMON, COMMON as u32, area, &[])?;
-    add(config, CFG_NOTIFY, NOTIFY as u32, area, &NOTIFY_MULTIPLIER.to_le_bytes())?;
+    add(
+        config,
+        CFG_NOTIFY,
+        NOTIFY as u32,
+        area,
+        &NOTIFY_MULTIPLIER.to_le_bytes(),
+    )?;
     add(config, CFG_ISR, ISR as u32, 1, &[])?;
     if config_len > 0 {
         add(config, CFG_DEVICE, DEVICE as u32, config_len.min(area), &[])?;
@@ -48,7 +54,9 @@ pub(super) fn add_capabilities(config: &mut ConfigSpace, config_len: u32) -> Res
 }
 
 fn add(config: &mut ConfigSpace, kind: u8, offset: u32, len: u32, more: &[u8]) -> Result<()> {
-    config.add_capability(VENDOR_CAPABILITY, &body(kind, offset, len, more), &[]).map(|_| ())
+    config
+        .add_capability(VENDOR_CAPABILITY, &body(kind, offset, len, more), &[])
+        .map(|_| ())
 }
 
 /// `struct virtio_pci_cap` from its third byte on.

@@ -57,7 +57,11 @@ impl DeviceBridge for Signals {
                 self.broken.store(true, Ordering::SeqCst);
                 0
             }
-            other => return Err(Error::state(format!("A virtio device has no use for {other:?}"))),
+            other => {
+                return Err(Error::state(format!(
+                    "A virtio device has no use for {other:?}"
+                )));
+            }
         };
         signal(&self.config_changed);
         Ok(HostReply::Done)
@@ -85,7 +89,10 @@ impl PreparedVirtio {
 
     /// Realizes the device and builds its transport.
     pub fn realize(self, machine: &Surroundings) -> Result<Arc<VirtioPci>> {
-        let Self { mut device, signals } = self;
+        let Self {
+            mut device,
+            signals,
+        } = self;
         let DeviceInfo::Virtio(info) = device.realize()? else {
             return Err(device.not_of_its_class());
         };
@@ -229,7 +236,11 @@ impl VirtioPci {
             status: r.status | self.broken(),
             generation: self.signals.generation.load(Ordering::SeqCst),
             queue_select: r.queue_select,
-            queues: inner.queues.iter().map(|q| QueueState::from(&q.registers)).collect(),
+            queues: inner
+                .queues
+                .iter()
+                .map(|q| QueueState::from(&q.registers))
+                .collect(),
         })
         .map_err(|e| e.in_device(&self.id))
     }
@@ -255,7 +266,9 @@ impl VirtioPci {
         for (queue, registers) in inner.queues.iter_mut().zip(queues) {
             queue.registers = registers;
         }
-        self.signals.generation.store(state.generation, Ordering::SeqCst);
+        self.signals
+            .generation
+            .store(state.generation, Ordering::SeqCst);
         let broken = state.status & status::NEEDS_RESET != 0;
         self.signals.broken.store(broken, Ordering::SeqCst);
         self.after_config_write(&mut inner);
@@ -316,7 +329,11 @@ impl VirtioPci {
     }
 
     fn broken(&self) -> u8 {
-        if self.signals.broken.load(Ordering::SeqCst) { status::NEEDS_RESET } else { 0 }
+        if self.signals.broken.load(Ordering::SeqCst) {
+            status::NEEDS_RESET
+        } else {
+            0
+        }
     }
 
     /// Follows what a change of config space or the MSI-X table means.
@@ -325,7 +342,10 @@ impl VirtioPci {
         let this = self.this.clone();
         let device = move || Arc::new(Bar(this)) as Arc<dyn BusDevice>;
         let kind = RegionKind::Mmio;
-        if inner.bars.set(layout::BAR, kind, address, layout::BAR_SIZE, device) {
+        if inner
+            .bars
+            .set(layout::BAR, kind, address, layout::BAR_SIZE, device)
+        {
             inner.move_notifications(address.map(|base| base + layout::NOTIFY));
         }
         inner.update_vectors();
@@ -340,7 +360,14 @@ impl VirtioPci {
                 let generation = self.signals.generation.load(Ordering::SeqCst);
                 let mut registers = inner.registers;
                 registers.status |= self.broken();
-                common::read(&registers, &inner.queues, inner.features, generation, within, data);
+                common::read(
+                    &registers,
+                    &inner.queues,
+                    inner.features,
+                    generation,
+                    within,
+                    data,
+                );
             }
             // Interrupts come by MSI-X alone, which leaves this register at 0.
             layout::ISR => data.fill(0),
@@ -357,7 +384,9 @@ impl VirtioPci {
                 let config_vector = inner.registers.config_vector;
                 inner.msix.read_pending(within, data, |vector| {
                     (vector == config_vector && config.pending())
-                        || queues.iter().any(|q| q.registers.vector == vector && q.call.pending())
+                        || queues
+                            .iter()
+                            .any(|q| q.registers.vector == vector && q.call.pending())
                 });
             }
             _ => inner.msix.read_table(offset - layout::MSIX_TABLE, data),
@@ -424,7 +453,10 @@ impl PciFunction for VirtioPci {
         let (at, access) = {
             let inner = self.lock();
             inner.config.read(offset, data);
-            (layout::window_data(inner.window), layout::window(&inner.config, inner.window))
+            (
+                layout::window_data(inner.window),
+                layout::window(&inner.config, inner.window),
+            )
         };
         if let Some((in_bar, len)) = access
             && offset == at
@@ -439,7 +471,10 @@ impl PciFunction for VirtioPci {
             let mut inner = self.lock();
             inner.config.write(offset, data);
             self.after_config_write(&mut inner);
-            (layout::window_data(inner.window), layout::window(&inner.config, inner.window))
+            (
+                layout::window_data(inner.window),
+                layout::window(&inner.config, inner.window),
+            )
         };
         if let Some((in_bar, len)) = access
             && offset == at
@@ -456,7 +491,12 @@ impl Inner {
         if self.started || !self.running || !ready {
             return Ok(());
         }
-        let enabled = || self.queues.iter().enumerate().filter(|(_, q)| q.registers.enabled);
+        let enabled = || {
+            self.queues
+                .iter()
+                .enumerate()
+                .filter(|(_, q)| q.registers.enabled)
+        };
         self.device.start(StartArguments {
             memory: self.machine.ram.table(),
             features: self.registers.driver_features,
@@ -506,14 +546,18 @@ impl Inner {
         for (index, queue) in self.queues.iter().enumerate() {
             if let Some(old) = self.notify
                 && let Err(e) =
-                    self.machine.vm.unregister_ioevent(&queue.kick, &at(old, index), NoDatamatch)
+                    self.machine
+                        .vm
+                        .unregister_ioevent(&queue.kick, &at(old, index), NoDatamatch)
             {
                 tracing::error!("cannot unregister an ioeventfd: {e}");
             }
             // Without it, notifications take the slow way through `bar_write`.
             if let Some(new) = base
                 && let Err(e) =
-                    self.machine.vm.register_ioevent(&queue.kick, &at(new, index), NoDatamatch)
+                    self.machine
+                        .vm
+                        .register_ioevent(&queue.kick, &at(new, index), NoDatamatch)
             {
                 tracing::warn!("cannot register an ioeventfd: {e}");
             }
@@ -536,8 +580,13 @@ fn check(info: &VirtioInfo) -> Result<()> {
             "Its plugin offers a queue of {size}, which is no power of two up to 32768"
         )));
     }
-    if u64::from(info.config_len) > layout::AREA || info.device_id > 0x3f || info.pci_class >> 24 != 0 {
-        return Err(Error::invalid("Its plugin describes a virtio device that cannot be"));
+    if u64::from(info.config_len) > layout::AREA
+        || info.device_id > 0x3f
+        || info.pci_class >> 24 != 0
+    {
+        return Err(Error::invalid(
+            "Its plugin describes a virtio device that cannot be",
+        ));
     }
     Ok(())
 }
