@@ -1,1 +1,18 @@
-fn main() {}
+//! Whatever a user gets wrong ends in one line: what is wrong, where, and what to do.
+
+mod kvm;
+mod machine;
+mod plugin;
+
+use anyhow::Result;
+use baton_testkit::fixtures::baton;
+use baton_testkit::guest;
+use std::process::Command;
+
+/// A Baton with a guest that would start, stopped, if nothing more were said.
+fn machine() -> Result<Command> {
+    let mut command = baton()?;
+    command.args(["-nodefaults", "-serial", "none", "-S", "-kernel"]);
+    command.arg(guest::image()?);
+    Ok(command)
+}

@@ -13,7 +13,7 @@ use std::io::{Read, pipe};
 use std::path::{Path, PathBuf};
 
 use crate::device::{quiesce, realized, root, start};
-use crate::fixtures::{info, printed};
+use baton_testkit::fixtures::{info, printed};
 
 /// The minor versions there is something of, and their folders.
 pub(crate) fn minors() -> Result<Vec<(u16, PathBuf)>> {

@@ -8,7 +8,7 @@ use baton_testkit::wait::{PATIENCE, wait_for};
 use baton_testkit::{Machine, Setup, Vmm, needs_kvm};
 use serde_json::{Value, json};
 
-use crate::fixtures::fixture;
+use baton_testkit::fixtures::fixture;
 
 /// A guest with one device more.
 fn guest(plugin: &str, device: &str) -> Result<Setup> {

@@ -9,7 +9,7 @@ use std::fs;
 use std::sync::Arc;
 
 use crate::device::{config, created, load, quiesce, realized, root, save, start, start_request};
-use crate::fixtures::fixture;
+use baton_testkit::fixtures::fixture;
 
 /// Where the probe's thread counts.
 const COUNTER: u64 = 0x100;

@@ -11,7 +11,7 @@ use std::path::Path;
 use baton_plugin_api::abi::root_module;
 use baton_plugin_api::magic::{ABI_MAJOR, ABI_MINOR, MagicBlock};
 
-use crate::fixtures::{baton, copied, fixture, info, patched, printed, refused};
+use baton_testkit::fixtures::{baton, copied, fixture, info, patched, printed, refused};
 
 #[test]
 fn a_sound_plugin_is_described_without_a_guest() -> Result<()> {
@@ -30,7 +30,7 @@ fn a_sound_plugin_is_described_without_a_guest() -> Result<()> {
 
 #[test]
 fn a_file_that_is_no_shared_object_is_refused() -> Result<()> {
-    let scratch = Scratch::new()?;
+    let scratch = Scratch::for_programs()?;
     let file = scratch.join("file.so");
     for (content, reason) in [
         (b"".to_vec(), "is not an ELF file"),
@@ -65,7 +65,7 @@ fn elf(change: impl FnOnce(&mut [u8])) -> Result<Vec<u8>> {
 #[test]
 fn a_plugin_that_is_cut_off_anywhere_is_refused() -> Result<()> {
     let library = fs::read(fixture("probe")?)?;
-    let scratch = Scratch::new()?;
+    let scratch = Scratch::for_programs()?;
     let file = scratch.join("half.so");
     for bytes in [64, 100, 4096, 100_000, 1_000_000] {
         fs::write(&file, &library[..bytes])?;
@@ -89,14 +89,14 @@ fn a_plugin_without_a_magic_block_is_refused() -> Result<()> {
         &["has no symbol 'baton_plugin_magic'"],
     )?;
 
-    let scratch = Scratch::new()?;
+    let scratch = Scratch::for_programs()?;
     let foreign = patched(&scratch, offset_of!(MagicBlock, magic), b"OTHERPLG")?;
     expect_text(&refused(&foreign)?, &["does not begin with its magic"])
 }
 
 #[test]
 fn a_magic_block_may_be_longer_than_this_hosts_and_not_shorter() -> Result<()> {
-    let scratch = Scratch::new()?;
+    let scratch = Scratch::for_programs()?;
     let at = offset_of!(MagicBlock, size);
     let short = patched(&scratch, at, &143_u32.to_le_bytes())?;
     expect_text(&refused(&short)?, &["has 143 bytes, 144 are needed"])?;
@@ -106,7 +106,7 @@ fn a_magic_block_may_be_longer_than_this_hosts_and_not_shorter() -> Result<()> {
 
 #[test]
 fn a_plugin_of_another_major_is_refused() -> Result<()> {
-    let scratch = Scratch::new()?;
+    let scratch = Scratch::for_programs()?;
     for major in [ABI_MAJOR - 1, ABI_MAJOR + 1, u16::MAX] {
         let other = patched(
             &scratch,
@@ -127,7 +127,7 @@ fn a_plugin_of_another_major_is_refused() -> Result<()> {
 
 #[test]
 fn a_plugin_of_a_newer_minor_is_refused() -> Result<()> {
-    let scratch = Scratch::new()?;
+    let scratch = Scratch::for_programs()?;
     let minor = ABI_MINOR + 1;
     let newer = patched(
         &scratch,
@@ -147,7 +147,7 @@ fn a_plugin_of_a_newer_minor_is_refused() -> Result<()> {
 #[test]
 fn the_magic_block_is_judged_before_the_functions_of_the_plugin() -> Result<()> {
     // Wrong in both ways: what is told is the first.
-    let scratch = Scratch::new()?;
+    let scratch = Scratch::for_programs()?;
     let mut library = fs::read(patched(
         &scratch,
         offset_of!(MagicBlock, abi_major),
@@ -200,7 +200,7 @@ fn a_plugin_without_a_root_module_is_refused() -> Result<()> {
     for at in all {
         library[at] = b'x';
     }
-    let scratch = Scratch::new()?;
+    let scratch = Scratch::for_programs()?;
     let file = scratch.join("rootless.so");
     fs::write(&file, library)?;
     expect_text(&refused(&file)?, &["it exports no root module"])
@@ -230,7 +230,7 @@ fn a_wrong_descriptor_is_refused_and_says_what_is_wrong() -> Result<()> {
 
 #[test]
 fn a_descriptor_has_the_name_and_version_of_the_magic_block() -> Result<()> {
-    let scratch = Scratch::new()?;
+    let scratch = Scratch::for_programs()?;
     for at in [
         offset_of!(MagicBlock, name),
         offset_of!(MagicBlock, version),
@@ -243,7 +243,7 @@ fn a_descriptor_has_the_name_and_version_of_the_magic_block() -> Result<()> {
 
 #[test]
 fn each_file_is_a_plugin_of_its_own_and_stays_loaded() -> Result<()> {
-    let scratch = Scratch::new()?;
+    let scratch = Scratch::for_programs()?;
     let (probe, panics) = (copied("probe", &scratch)?, copied("panics", &scratch)?);
     for (plugin, name) in [(&probe, "fixture-probe"), (&panics, "fixture-panics")] {
         let descriptor = root_module(plugin)?.descriptor()?;

@@ -2,7 +2,6 @@
 
 mod archive;
 mod device;
-mod fixtures;
 mod guest;
 mod life;
 mod loading;

@@ -12,7 +12,7 @@ use std::process::Command;
 use std::sync::Arc;
 
 use crate::device::{created, quiesce, realized, root, start, start_request};
-use crate::fixtures::{copied, fixture};
+use baton_testkit::fixtures::{copied, fixture};
 
 fn panicking(at: &str, host: &Arc<TestHost>) -> Result<PluginDevice> {
     let said = [("at", Value::String(at.into()))];
@@ -151,7 +151,7 @@ fn a_panic_in_a_devices_own_thread_is_told_to_the_host() -> Result<()> {
 
 #[test]
 fn a_panic_while_a_device_is_dropped_is_logged() -> Result<()> {
-    let scratch = Scratch::new()?;
+    let scratch = Scratch::for_programs()?;
     let host = TestHost::new();
     let said = [("at", Value::String("drop".into()))];
     drop(realized(

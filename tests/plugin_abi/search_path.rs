@@ -8,7 +8,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
 
-use crate::fixtures::{baton, fixture, printed};
+use baton_testkit::fixtures::{baton, fixture, printed};
 
 /// A Baton installed in a folder of its own, where nothing lies beside it.
 struct Installed {
@@ -20,7 +20,7 @@ const PLACES: [&str; 4] = ["named", "path", "bin", "lib/baton/plugins"];
 
 impl Installed {
     fn new() -> Result<Self> {
-        let scratch = Scratch::new()?;
+        let scratch = Scratch::for_programs()?;
         for place in PLACES {
             fs::create_dir_all(scratch.join(place))?;
         }

@@ -10,7 +10,7 @@ use std::io::pipe;
 use std::os::fd::AsRawFd;
 
 use crate::device::{created, quiesce, realized, root, start};
-use crate::fixtures::{copied, fixture};
+use baton_testkit::fixtures::{copied, fixture};
 
 #[test]
 fn a_devices_own_thread_may_ask_the_host() -> Result<()> {
@@ -27,7 +27,7 @@ fn a_devices_own_thread_may_ask_the_host() -> Result<()> {
 #[test]
 fn tracing_and_panics_of_a_plugin_go_to_the_hosts_log() -> Result<()> {
     // A plugin's log goes to the services of its first device, so this needs libraries of its own.
-    let scratch = Scratch::new()?;
+    let scratch = Scratch::for_programs()?;
     let host = TestHost::new();
     created(&root(&copied("probe", &scratch)?)?, "p0", &[], &host)?;
     let said = (3, "a probe is made answer=42".to_owned());

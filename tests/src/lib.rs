@@ -6,6 +6,7 @@
 
 pub mod check;
 pub mod disk;
+pub mod fixtures;
 pub mod guest;
 pub mod machine;
 pub mod native;

@@ -5,6 +5,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use crate::guest;
+
 /// Set to anything, it keeps every folder and its logs.
 pub const KEEP: &str = "BATON_TEST_KEEP";
 
@@ -19,10 +21,22 @@ impl Scratch {
     /// # Errors
     /// When that fails.
     pub fn new() -> Result<Self> {
+        Self::within(&root())
+    }
+
+    /// The same where cargo builds: memory is often mounted so that nothing in it can be run.
+    ///
+    /// # Errors
+    /// When that fails.
+    pub fn for_programs() -> Result<Self> {
+        Self::within(&guest::target_dir().join("tmp"))
+    }
+
+    fn within(root: &Path) -> Result<Self> {
         static NEXT: AtomicU32 = AtomicU32::new(1);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let name = format!("baton-test-{}-{number}", std::process::id());
-        let folder = root().join(name);
+        let folder = root.join(name);
         // A process of an earlier day had the same number.
         fs::remove_dir_all(&folder).ok();
         fs::create_dir_all(&folder)

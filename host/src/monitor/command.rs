@@ -62,26 +62,29 @@ pub enum Command {
 
 type Arguments = Map<String, Value>;
 
+/// Makes a command of its arguments.
+type Reader = fn(Arguments) -> Result<Command, QmpError>;
+
 /// Each command's name, and how its arguments are read.
-const COMMANDS: &[(&str, fn(Arguments) -> Result<Command, QmpError>)] = &[
-    ("cont", |a| none(a, Command::Cont)),
+const COMMANDS: &[(&str, Reader)] = &[
+    ("cont", |a| none(&a, Command::Cont)),
     ("migrate", migrate),
     ("migrate-incoming", migrate_incoming),
     ("migrate-set-parameters", migrate_set_parameters),
-    ("migrate_cancel", |a| none(a, Command::MigrateCancel)),
-    ("query-devices", |a| none(a, Command::QueryDevices)),
-    ("query-kvm", |a| none(a, Command::QueryKvm)),
-    ("query-migrate", |a| none(a, Command::QueryMigrate)),
+    ("migrate_cancel", |a| none(&a, Command::MigrateCancel)),
+    ("query-devices", |a| none(&a, Command::QueryDevices)),
+    ("query-kvm", |a| none(&a, Command::QueryKvm)),
+    ("query-migrate", |a| none(&a, Command::QueryMigrate)),
     ("query-migrate-parameters", |a| {
-        none(a, Command::QueryMigrateParameters)
+        none(&a, Command::QueryMigrateParameters)
     }),
-    ("query-name", |a| none(a, Command::QueryName)),
-    ("query-plugins", |a| none(a, Command::QueryPlugins)),
-    ("query-status", |a| none(a, Command::QueryStatus)),
-    ("quit", |a| none(a, Command::Quit)),
-    ("stop", |a| none(a, Command::Stop)),
-    ("system_powerdown", |a| none(a, Command::SystemPowerdown)),
-    ("system_reset", |a| none(a, Command::SystemReset)),
+    ("query-name", |a| none(&a, Command::QueryName)),
+    ("query-plugins", |a| none(&a, Command::QueryPlugins)),
+    ("query-status", |a| none(&a, Command::QueryStatus)),
+    ("quit", |a| none(&a, Command::Quit)),
+    ("stop", |a| none(&a, Command::Stop)),
+    ("system_powerdown", |a| none(&a, Command::SystemPowerdown)),
+    ("system_reset", |a| none(&a, Command::SystemReset)),
 ];
 
 impl Command {
@@ -99,8 +102,8 @@ impl Command {
     }
 }
 
-fn none(arguments: Arguments, command: Command) -> Result<Command, QmpError> {
-    finish(&arguments)?;
+fn none(arguments: &Arguments, command: Command) -> Result<Command, QmpError> {
+    finish(arguments)?;
     Ok(command)
 }
 

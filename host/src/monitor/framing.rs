@@ -38,41 +38,39 @@ impl Framing {
 
     /// The next complete value, if there is one.
     pub(super) fn next(&mut self) -> Option<Frame> {
-        loop {
-            if self.skipping {
-                let end = self.buffer.iter().position(|&b| b == b'\n');
-                self.buffer
-                    .drain(..end.map_or(self.buffer.len(), |end| end + 1));
-                end?;
-                self.skipping = false;
-            }
-            if self.at == 0 {
-                let blank = |b: &u8| b.is_ascii_whitespace();
-                let start = self
-                    .buffer
-                    .iter()
-                    .position(|b| !blank(b))
-                    .unwrap_or(self.buffer.len());
-                self.buffer.drain(..start);
-            }
-            let Some(end) = self.find_end() else {
-                if self.buffer.len() > MESSAGE_MAX {
-                    self.restart();
-                    self.buffer.clear();
-                    self.skipping = true;
-                    return Some(Frame::Error(format!(
-                        "JSON message is larger than {MESSAGE_MAX} bytes"
-                    )));
-                }
-                return None;
-            };
-            let message: Vec<u8> = self.buffer.drain(..end).collect();
-            self.restart();
-            return Some(match serde_json::from_slice(&message) {
-                Ok(value) => Frame::Value(value),
-                Err(_) => Frame::Error("JSON parse error, expecting value".to_owned()),
-            });
+        if self.skipping {
+            let end = self.buffer.iter().position(|&b| b == b'\n');
+            self.buffer
+                .drain(..end.map_or(self.buffer.len(), |end| end + 1));
+            end?;
+            self.skipping = false;
         }
+        if self.at == 0 {
+            let blank = |b: &u8| b.is_ascii_whitespace();
+            let start = self
+                .buffer
+                .iter()
+                .position(|b| !blank(b))
+                .unwrap_or(self.buffer.len());
+            self.buffer.drain(..start);
+        }
+        let Some(end) = self.find_end() else {
+            if self.buffer.len() > MESSAGE_MAX {
+                self.restart();
+                self.buffer.clear();
+                self.skipping = true;
+                return Some(Frame::Error(format!(
+                    "JSON message is larger than {MESSAGE_MAX} bytes"
+                )));
+            }
+            return None;
+        };
+        let message: Vec<u8> = self.buffer.drain(..end).collect();
+        self.restart();
+        Some(match serde_json::from_slice(&message) {
+            Ok(value) => Frame::Value(value),
+            Err(_) => Frame::Error("JSON parse error, expecting value".to_owned()),
+        })
     }
 
     fn restart(&mut self) {

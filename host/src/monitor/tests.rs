@@ -72,7 +72,7 @@ impl Rig {
     fn ready(&self) -> Peer {
         let mut peer = self.connect();
         assert_eq!(
-            peer.ask(json!({"execute": "qmp_capabilities"})),
+            peer.ask(&json!({"execute": "qmp_capabilities"})),
             json!({"return": {}})
         );
         peer
@@ -104,7 +104,7 @@ impl Peer {
         serde_json::from_str(&line).unwrap()
     }
 
-    fn ask(&mut self, command: Value) -> Value {
+    fn ask(&mut self, command: &Value) -> Value {
         self.write(&format!("{command}\n"));
         self.read()
     }
@@ -114,10 +114,10 @@ impl Peer {
 fn a_command_reaches_the_vm_and_its_answer_has_the_id() {
     let rig = Rig::new("id");
     let mut peer = rig.ready();
-    let answer = peer.ask(json!({"execute": "query-status", "id": {"a": [1]}}));
+    let answer = peer.ask(&json!({"execute": "query-status", "id": {"a": [1]}}));
     assert_eq!(answer, json!({"return": {}, "id": {"a": [1]}}));
     assert_eq!(*rig.fake.asked.lock().unwrap(), [Command::QueryStatus]);
-    let refused = peer.ask(json!({"execute": "cont"}));
+    let refused = peer.ask(&json!({"execute": "cont"}));
     assert_eq!(
         refused,
         json!({"error": {"class": "GenericError", "desc": "no"}})
@@ -127,7 +127,7 @@ fn a_command_reaches_the_vm_and_its_answer_has_the_id() {
 #[test]
 fn text_outside_ascii_is_escaped() {
     let rig = Rig::new("ascii");
-    let answer = rig.ready().ask(json!({"execute": "query-name"}));
+    let answer = rig.ready().ask(&json!({"execute": "query-name"}));
     assert_eq!(answer["return"]["name"], "gr\u{fc}n");
 }
 
@@ -135,7 +135,7 @@ fn text_outside_ascii_is_escaped() {
 fn an_event_of_a_command_comes_before_its_answer() {
     let rig = Rig::new("order");
     let (mut asks, mut listens, mut deaf) = (rig.ready(), rig.ready(), rig.connect());
-    let event = asks.ask(json!({"execute": "stop"}));
+    let event = asks.ask(&json!({"execute": "stop"}));
     assert_eq!(event["event"], "STOP");
     assert!(
         event["timestamp"]["seconds"].is_u64() && event.get("data").is_none(),
@@ -145,7 +145,7 @@ fn an_event_of_a_command_comes_before_its_answer() {
     assert_eq!(listens.read()["event"], "STOP");
     // A client that has not negotiated hears nothing.
     assert_eq!(
-        deaf.ask(json!({"execute": "qmp_capabilities"})),
+        deaf.ask(&json!({"execute": "qmp_capabilities"})),
         json!({"return": {}})
     );
 }
@@ -178,7 +178,7 @@ fn invalid_input_is_answered_and_the_connection_goes_on() {
         "JSON parse error, expecting value"
     );
     assert_eq!(
-        peer.ask(json!({"execute": "query-status"})),
+        peer.ask(&json!({"execute": "query-status"})),
         json!({"return": {}})
     );
 }

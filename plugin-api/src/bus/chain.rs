@@ -67,12 +67,9 @@ impl Iterator for Chain<'_> {
 
     fn next(&mut self) -> Option<Descriptor> {
         let mut descriptor = self.read()?;
-        if descriptor.refers_to_indirect_table() {
+        while descriptor.refers_to_indirect_table() {
             self.enter(&descriptor)?;
             descriptor = self.read()?;
-            if descriptor.refers_to_indirect_table() {
-                return None;
-            }
         }
         self.bytes = self.bytes.checked_add(descriptor.len())?;
         if descriptor.has_next() {
@@ -134,7 +131,9 @@ mod tests {
 
     #[test]
     fn a_hostile_chain_ends_where_the_one_of_the_ring_ends() {
-        let cases: [(&str, &[(u64, u32, u16, u16)]); 5] = [
+        // Address, length, flags and next of each descriptor.
+        type Descriptors = &'static [(u64, u32, u16, u16)];
+        let cases: [(&str, Descriptors); 5] = [
             ("a loop", &[(0x8000, 4, NEXT, 1), (0x8000, 4, NEXT, 0)]),
             (
                 "a next that is no descriptor",
@@ -161,17 +160,19 @@ mod tests {
 
     #[test]
     fn an_indirect_table_within_another_ends_the_chain() {
-        let ram = TestRam::new(64 << 10);
-        let mut guest = GuestQueue::new(&ram, 0, 8, 0x1000);
-        let head = guest.add_indirect(0x7000, &buffers());
-        // The first descriptor of the table becomes one that refers to the table itself.
-        let descriptor = Descriptor::new(0x7000, 48, INDIRECT, 0);
-        ram.memory()
-            .write_obj(descriptor, GuestAddress(0x7000))
-            .unwrap();
-        let [by_head, popped] = both(&ram, &guest, head);
-        assert_eq!(by_head, popped);
-        assert!(by_head.is_empty());
+        for place in [0, 1] {
+            let ram = TestRam::new(64 << 10);
+            let mut guest = GuestQueue::new(&ram, 0, 8, 0x1000);
+            let head = guest.add_indirect(0x7000, &buffers());
+            // This descriptor of the table becomes one that refers to the table itself.
+            let descriptor = Descriptor::new(0x7000, 48, INDIRECT, 0);
+            ram.memory()
+                .write_obj(descriptor, GuestAddress(0x7000 + 16 * place))
+                .unwrap();
+            let [by_head, popped] = both(&ram, &guest, head);
+            assert_eq!(by_head, popped);
+            assert_eq!(by_head.len() as u64, place);
+        }
     }
 
     #[test]

@@ -34,7 +34,7 @@ pub(crate) struct Service {
     in_flight: InFlight,
     /// Those of `in_flight` that were taken before this start and are not with the engine yet.
     before: VecDeque<(u16, u16)>,
-    /// Queues with requests that nobody has looked at, since the engine was full.
+    /// The engine was full before all was taken.
     behind: bool,
     /// Which queue is next to be first, when all are looked at.
     turn: usize,
@@ -303,7 +303,7 @@ impl QueueHandler for Service {
     fn event(&mut self, queues: &mut [VirtQueue], _at: usize, memory: &GuestRam) -> Result<()> {
         let outcome = self.engine.reap().and_then(|finished| {
             self.finish(queues, finished, memory)?;
-            if self.behind || !self.before.is_empty() {
+            if self.behind {
                 // From all, since it is not known which were passed over.
                 let (first, count) = (self.turn, queues.len());
                 self.turn = (first + 1) % count.max(1);

@@ -5,6 +5,8 @@ use baton_plugin_api::virtio_bindings::virtio_ring::{
     VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC,
 };
 
+use baton_plugin_api::{Device, PluginDescriptor};
+
 use super::*;
 
 const BASE: [u32; 5] = [
@@ -42,10 +44,26 @@ fn the_features_follow_the_properties() {
         offered(read_only, &[("num-queues", uint(2))]),
         bits(&[cache.as_slice(), &[VIRTIO_BLK_F_RO, VIRTIO_BLK_F_MQ]].concat())
     );
+    let through = [("write-cache", off())];
+    assert_eq!(
+        offered(drive(&image), &through),
+        bits(&[writable, cache].concat())
+    );
     let little = ["discard", "write-zeroes", "config-wce"].map(|name| (name, off()));
     assert_eq!(offered(drive(&image), &little), bits(&[VIRTIO_BLK_F_FLUSH]));
     let least = ["discard", "write-zeroes", "config-wce", "write-cache"].map(|name| (name, off()));
     assert_eq!(offered(drive(&image), &least), bits(&[]));
+}
+
+#[test]
+fn the_descriptor_is_one_the_host_takes() {
+    let plugin = PluginDescriptor {
+        name: "virtio-blk-pci".into(),
+        version: "1".into(),
+        description: String::new(),
+        devices: vec![Block::device_type()],
+    };
+    assert_eq!(plugin.check(), Ok(()));
 }
 
 #[test]

@@ -230,7 +230,8 @@ fn what_the_host_refuses_is_an_error_for_the_guest_and_little_in_the_log() {
             .set_len(4096)
             .unwrap();
         for _ in 0..100 {
-            assert_eq!(bench.read(8, 512).status, IOERR);
+            let read = bench.read(8, 512);
+            assert_eq!((read.status, read.written), (IOERR, 0));
             assert_eq!(bench.read(4, 4096).status, IOERR);
         }
         assert_eq!(bench.read(0, 4096).data, [0x11; 4096]);
@@ -298,6 +299,28 @@ fn more_requests_than_are_taken_at_once_are_all_answered_on_every_queue() {
         }
         bench.quiesce();
     });
+}
+
+#[test]
+fn a_queue_full_to_the_brim_is_looked_at_again() {
+    let dir = Dir::new();
+    let image = dir.image(4096);
+    let event_idx = FEATURES | 1 << VIRTIO_RING_F_EVENT_IDX;
+    let mut bench = Bench::stopped(drive(&image), &[("queue-size", uint(16))], event_idx);
+    let header = bench.header(VIRTIO_BLK_T_GET_ID, 0);
+    let add = |bench: &mut Bench| {
+        let (table, status) = (bench.allocate(32, 16), bench.status());
+        bench.queues[0].add_indirect(table, &[header, status])
+    };
+    for _ in 0..16 {
+        add(&mut bench);
+    }
+    bench.start();
+    bench.queues[0].wait_used(16);
+    let head = add(&mut bench);
+    bench.queues[0].kick();
+    assert_eq!(heads(&bench.queues[0].wait_used(1)), [head]);
+    bench.quiesce();
 }
 
 #[test]

@@ -1,17 +1,24 @@
-//! The plugins of `tests/fixtures`: as cargo has built them, copied, or changed.
+//! The plugins of `tests/fixtures`: as cargo has built them, copied, or changed; and a Baton to show
+//! them to.
 
 use anyhow::{Context, Result, ensure};
-use baton_plugin_api::magic::{MAGIC, MagicBlock};
-use baton_testkit::refusal::refusal;
-use baton_testkit::scratch::Scratch;
-use baton_testkit::{Vmm, guest};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::SystemTime;
 
+use crate::refusal::refusal;
+use crate::scratch::Scratch;
+use crate::{Vmm, guest};
+
+/// How a magic block begins: eight letters and its size, both frozen.
+const BLOCK: &[u8] = b"BATONPLG\x90\0\0\0";
+
 /// A plugin, by its name without `fixture_`.
-pub(crate) fn fixture(name: &str) -> Result<PathBuf> {
+///
+/// # Errors
+/// When it is not built, or was before its source changed.
+pub fn fixture(name: &str) -> Result<PathBuf> {
     let file = format!("examples/libfixture_{name}.so");
     // Test programs are in the folder `deps` beside `examples`.
     let own = std::env::current_exe().context("Where is this program?")?;
@@ -45,20 +52,24 @@ fn newest(folder: &Path) -> Result<SystemTime> {
 }
 
 /// A copy, which is a library of its own to the dynamic linker: with its own statics.
-pub(crate) fn copied(name: &str, scratch: &Scratch) -> Result<PathBuf> {
+///
+/// # Errors
+/// When it is not built.
+pub fn copied(name: &str, scratch: &Scratch) -> Result<PathBuf> {
     let copy = scratch.join(&format!("{name}.so"));
     fs::copy(fixture(name)?, &copy).context("Cannot copy a plugin")?;
     Ok(copy)
 }
 
 /// The probe with `bytes` at `offset` of its magic block.
-pub(crate) fn patched(scratch: &Scratch, offset: usize, bytes: &[u8]) -> Result<PathBuf> {
-    let mut start = MAGIC.to_vec();
-    start.extend((size_of::<MagicBlock>() as u32).to_le_bytes());
+///
+/// # Errors
+/// When it is not built.
+pub fn patched(scratch: &Scratch, offset: usize, bytes: &[u8]) -> Result<PathBuf> {
     let mut library = fs::read(fixture("probe")?).context("Cannot read a plugin")?;
     let at = library
-        .windows(start.len())
-        .position(|window| window == start)
+        .windows(BLOCK.len())
+        .position(|window| window == BLOCK)
         .context("The plugin has no magic block")?;
     library[at + offset..at + offset + bytes.len()].copy_from_slice(bytes);
     let path = scratch.join("patched.so");
@@ -67,21 +78,30 @@ pub(crate) fn patched(scratch: &Scratch, offset: usize, bytes: &[u8]) -> Result<
 }
 
 /// `baton`, with no plugins but those beside it.
-pub(crate) fn baton() -> Result<Command> {
+///
+/// # Errors
+/// When there is no Baton.
+pub fn baton() -> Result<Command> {
     let mut command = Command::new(Vmm::Baton.programs()?.binary);
     command.env_remove("BATON_PLUGIN_PATH");
     Ok(command)
 }
 
 /// `baton plugin info FILE`.
-pub(crate) fn info(plugin: &Path) -> Result<Command> {
+///
+/// # Errors
+/// When there is no Baton.
+pub fn info(plugin: &Path) -> Result<Command> {
     let mut command = baton()?;
     command.args(["plugin", "info"]).arg(plugin);
     Ok(command)
 }
 
 /// The one line in which a plugin is refused, without its beginning that names the file.
-pub(crate) fn refused(plugin: &Path) -> Result<String> {
+///
+/// # Errors
+/// When it is not refused, or in more than a line.
+pub fn refused(plugin: &Path) -> Result<String> {
     let line = refusal(&mut info(plugin)?)?.line()?;
     let start = format!("Plugin '{}': ", plugin.display());
     let reason = line.strip_prefix(&start);
@@ -91,7 +111,10 @@ pub(crate) fn refused(plugin: &Path) -> Result<String> {
 }
 
 /// What a command that succeeds prints.
-pub(crate) fn printed(command: &mut Command) -> Result<String> {
+///
+/// # Errors
+/// When it fails.
+pub fn printed(command: &mut Command) -> Result<String> {
     let output = command.output().context("Cannot start Baton")?;
     let errors = String::from_utf8_lossy(&output.stderr);
     ensure!(output.status.success(), "It has said: {errors}");
