@@ -154,7 +154,8 @@ pub enum HostRequest {
         /// The message, or nothing while it is masked.
         message: Option<MsiMessage>,
     },
-    /// The device is broken; the reason is for people. It gets no more calls but `Quiesce`.
+    /// The device is broken; the reason is for people. The guest goes on, and no migration takes the
+    /// device along. A reset that succeeds mends a virtio device.
     Failed {
         /// One sentence.
         reason: String,

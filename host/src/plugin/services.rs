@@ -199,3 +199,43 @@ impl HostServices for Bridge {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use baton_migration::fds::FdKey;
+
+    fn bridge(id: &str, preserved: Option<&Arc<FdTable>>) -> Arc<Bridge> {
+        let chardevs = Arc::new(Chardevs::open(&[], None).unwrap());
+        Bridge::new(id, preserved.cloned(), chardevs, Failures::default())
+    }
+
+    fn claim(bridge: &Bridge) -> Result<HostReply> {
+        bridge.call(HostRequest::PreservedFd { name: "image".into(), instance: 0 })
+    }
+
+    #[test]
+    fn a_bridge_gives_what_was_handed_over_once_and_to_its_device_alone() {
+        let table = Arc::new(FdTable::new());
+        let fd = std::fs::File::open("/dev/null").unwrap().into();
+        table.insert(FdKey::new("disk0", "image", 0), fd).unwrap();
+        assert_eq!(claim(&bridge("disk0", None)), Ok(HostReply::NoFd));
+        assert_eq!(claim(&bridge("disk1", Some(&table))), Ok(HostReply::NoFd));
+        let disk = bridge("disk0", Some(&table));
+        let Ok(HostReply::Fd(fd)) = claim(&disk) else { panic!("it is not given") };
+        drop(baton_plugin_api::fd::duplicate(fd).unwrap());
+        assert_eq!(claim(&disk), Ok(HostReply::NoFd));
+        assert_eq!(table.unclaimed(), []);
+    }
+
+    #[test]
+    fn a_device_that_is_gone_has_only_its_log() {
+        let bridge = bridge("disk0", None);
+        bridge.close();
+        let error = claim(&bridge).unwrap_err();
+        assert_eq!(error.to_string(), "Device 'disk0': The device is gone");
+        bridge.log(3, "test", "a last word");
+        bridge.set_irq(0, true);
+        assert_eq!(bridge.call(HostRequest::Failed { reason: "late".into() }), Ok(HostReply::Done));
+    }
+}
