@@ -3,10 +3,12 @@
 //! Whatever happens, the guest is in one process at most, and before the target has run it, it is
 //! in the source.
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use baton_testkit::check::examine;
 use baton_testkit::machine::Main;
+use baton_testkit::progress::{Progress, wait_progress};
 use baton_testkit::transfer::{begin, outcome, set_mode};
+use baton_testkit::wait::{PATIENCE, wait_for};
 use baton_testkit::{Machine, needs_baton, needs_kvm, transfer};
 use nix::sys::signal::Signal;
 use serde_json::json;
@@ -38,12 +40,8 @@ fn a_target_that_hangs_and_is_killed_before_it_answers_costs_nothing() -> Result
     source
         .qmp()?
         .send("migrate", &json!({ "channels": target.channels() }))?;
-    let before = baton_testkit::progress::Progress::now(source.report());
-    baton_testkit::progress::wait_progress(
-        source.report(),
-        &before,
-        baton_testkit::wait::PATIENCE,
-    )?;
+    let before = Progress::now(source.report());
+    wait_progress(source.report(), &before, PATIENCE)?;
     target.kill()?;
     if source.qmp()?.answer("migrate")?.is_ok() {
         let info = outcome(&mut source)?;
@@ -190,19 +188,17 @@ enum Decision {
 
 /// What the target does, once that is decided.
 fn decision(target: &mut Machine) -> Result<Decision> {
-    baton_testkit::wait::wait_for(
-        "the target to decide",
-        baton_testkit::wait::PATIENCE,
-        || {
-            if target.alive().is_err() {
-                return Ok(Some(Decision::Ended));
-            }
-            if target.listens("cpr")? {
-                return Ok(Some(Decision::Waits));
-            }
-            // It may end while it is asked.
-            let runs = target.status().is_ok_and(|status| status == "running");
-            Ok(runs.then_some(Decision::Runs))
-        },
-    )
+    let mut status = String::new();
+    let decided = wait_for("the target to decide", PATIENCE, || {
+        if target.alive().is_err() {
+            return Ok(Some(Decision::Ended));
+        }
+        if target.listens("cpr")? {
+            return Ok(Some(Decision::Waits));
+        }
+        // It may end while it is asked.
+        status = target.status().unwrap_or_else(|error| format!("{error:#}"));
+        Ok((status == "running").then_some(Decision::Runs))
+    });
+    decided.with_context(|| format!("{} is '{status}'", target.name()))
 }

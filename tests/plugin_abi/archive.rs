@@ -41,12 +41,6 @@ fn console(folder: &Path) -> PathBuf {
     folder.join("platform-debugcon.so")
 }
 
-/// The plugin of the newest minor.
-pub(crate) fn newest() -> Result<PathBuf> {
-    let (_, folder) = minors()?.pop().context("tests/abi is empty")?;
-    Ok(console(&folder))
-}
-
 #[test]
 fn every_released_minor_is_kept() -> Result<()> {
     let kept: Vec<_> = minors()?.into_iter().map(|(minor, _)| minor).collect();

@@ -55,7 +55,6 @@ fn tracing_and_panics_of_a_plugin_go_to_the_hosts_log() -> Result<()> {
 
 #[test]
 fn a_descriptor_in_a_reply_is_the_devices_own() -> Result<()> {
-    let console = crate::archive::newest()?;
     let (_reader, writer) = pipe()?;
     let link = fs::read_link(format!("/proc/self/fd/{}", writer.as_raw_fd()))?;
     let open = || -> Result<usize> {
@@ -76,7 +75,7 @@ fn a_descriptor_in_a_reply_is_the_devices_own() -> Result<()> {
     // The reading end, and the host's.
     ensure!(open()? == 2);
     let said = [("chardev", Value::String("con".into()))];
-    let device = realized(&root(&console)?, "con0", &said, &host)?;
+    let device = realized(&root(&fixture("probe")?)?, "p0", &said, &host)?;
     ensure!(open()? == 3, "The device has no descriptor of its own");
     drop(device);
     ensure!(

@@ -133,15 +133,55 @@ pub(super) fn take<T: DeserializeOwned>(
     })
 }
 
+/// The other members of QEMU's `MigrateSetParameters`, which a client may know of.
+const PARAMETERS: [&str; 30] = [
+    "announce-initial",
+    "announce-max",
+    "announce-rounds",
+    "announce-step",
+    "avail-switchover-bandwidth",
+    "block-bitmap-mapping",
+    "cpr-exec-command",
+    "cpu-throttle-increment",
+    "cpu-throttle-initial",
+    "cpu-throttle-tailslow",
+    "direct-io",
+    "downtime-limit",
+    "max-bandwidth",
+    "max-cpu-throttle",
+    "max-postcopy-bandwidth",
+    "multifd-channels",
+    "multifd-compression",
+    "multifd-qatzip-level",
+    "multifd-zlib-level",
+    "multifd-zstd-level",
+    "throttle-trigger-threshold",
+    "tls-authz",
+    "tls-creds",
+    "tls-hostname",
+    "vcpu-dirty-limit",
+    "x-checkpoint-delay",
+    "x-rdma-chunk-size",
+    "x-vcpu-dirty-limit-period",
+    "xbzrle-cache-size",
+    "zero-page-detection",
+];
+
 /// Channels say themselves what is wrong with them.
 fn channels(arguments: &mut Arguments) -> Result<Option<Vec<MigrationChannel>>, QmpError> {
     let Some(list) = take::<Vec<Value>>(arguments, "channels", "array")? else {
         return Ok(None);
     };
-    let channel = |value: Value| {
+    let channel = |(at, value): (usize, Value)| {
+        if !value.is_object() {
+            return Err(QmpError::generic(format!(
+                "Invalid parameter type for 'channels[{at}]', expected: object"
+            )));
+        }
         MigrationChannel::deserialize(value).map_err(|e| QmpError::generic(e.to_string()))
     };
     list.into_iter()
+        .enumerate()
         .map(channel)
         .collect::<Result<_, _>>()
         .map(Some)
@@ -177,6 +217,14 @@ fn migrate_set_parameters(mut arguments: Arguments) -> Result<Command, QmpError>
     let mode = take::<String>(&mut arguments, "mode", "string")?
         .map(|mode| mode.parse().map_err(|e: String| QmpError::generic(e)))
         .transpose()?;
+    if let Some(name) = arguments
+        .keys()
+        .find(|name| PARAMETERS.contains(&name.as_str()))
+    {
+        return Err(QmpError::generic(format!(
+            "Parameter '{name}' is not supported: it does not apply to cpr-transfer; leave it out"
+        )));
+    }
     finish(&arguments)?;
     Ok(Command::MigrateSetParameters { mode })
 }
@@ -196,6 +244,17 @@ mod tests {
     #[test]
     fn commands_are_sorted_so_that_lists_of_them_are() {
         assert!(Command::names().is_sorted());
+    }
+
+    #[test]
+    fn every_command_is_documented() {
+        let page = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/qmp.md"));
+        for name in Command::names() {
+            assert!(
+                page.contains(&format!("`{name}`")),
+                "docs/qmp.md does not mention {name}"
+            );
+        }
     }
 
     #[test]
@@ -232,6 +291,32 @@ mod tests {
                 "migrate-set-parameters",
                 json!({"mode": 3}),
                 "Invalid parameter type for 'mode', expected: string",
+            ),
+            (
+                "migrate-set-parameters",
+                json!({"max-bandwidth": 1}),
+                "Parameter 'max-bandwidth' is not supported: it does not apply to cpr-transfer; \
+                 leave it out",
+            ),
+            (
+                "migrate-set-parameters",
+                json!({"mod": "normal"}),
+                "Parameter 'mod' is unexpected",
+            ),
+            (
+                "migrate",
+                json!({"channels": [{"channel-type": "main"}]}),
+                "Parameter 'addr' is missing",
+            ),
+            (
+                "migrate",
+                json!({"channels": [3]}),
+                "Invalid parameter type for 'channels[0]', expected: object",
+            ),
+            (
+                "migrate",
+                json!({"uri": "a", "resume": true}),
+                "Parameter 'resume' belongs to postcopy, which Baton does not have; leave it out",
             ),
             (
                 "migrate",

@@ -39,7 +39,7 @@ impl Events {
         if let Some(data) = data {
             event.insert("data".into(), data);
         }
-        let line = super::line(&Value::Object(event));
+        let line = super::json::line(&Value::Object(event));
         // An error means that nobody listens.
         let _ = self.0.send(line.into());
     }

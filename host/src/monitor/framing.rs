@@ -1,9 +1,13 @@
 //! Cuts a client's bytes into JSON values.
 //!
 //! A client may send a command over several lines, or several on one. What does not begin as an
-//! object is an error up to the end of its line, after which the connection goes on.
+//! object is an error up to the end of its line, after which the connection goes on. So is a message
+//! up to a byte that no message may have, such as a line break within a string: a client that lost
+//! its place finds it again.
 
 use serde_json::Value;
+
+use super::json;
 
 /// The most bytes a command may have.
 pub(super) const MESSAGE_MAX: usize = 1 << 20;
@@ -24,8 +28,11 @@ pub(super) struct Framing {
     /// Where the search for the end goes on.
     at: usize,
     depth: usize,
-    in_string: bool,
+    /// The quote that ends the string the search is in.
+    string: Option<u8>,
     escaped: bool,
+    /// Whether the message has strings in single quotes, which JSON itself does not know.
+    single_quotes: bool,
     /// A message was too long: what follows up to the end of the line is not looked at.
     skipping: bool,
 }
@@ -59,52 +66,63 @@ impl Framing {
                 self.restart();
                 self.buffer.clear();
                 self.skipping = true;
-                return Some(Frame::Error(format!(
-                    "JSON message is larger than {MESSAGE_MAX} bytes"
-                )));
+                return Some(Frame::Error(too_large()));
             }
             return None;
         };
-        let message: Vec<u8> = self.buffer.drain(..end).collect();
+        let frame = match end {
+            End::Complete(end) => {
+                let message: Vec<u8> = self.buffer.drain(..end).collect();
+                match self.single_quotes {
+                    _ if message.len() > MESSAGE_MAX => Err(too_large()),
+                    true => json::parse(&json::double_quoted(&message)),
+                    false => json::parse(&message),
+                }
+            }
+            End::Stray(at) => {
+                let stray = self.buffer[at].escape_ascii();
+                self.buffer.drain(..=at);
+                Err(format!("JSON parse error, stray '{stray}'"))
+            }
+        };
         self.restart();
-        Some(match serde_json::from_slice(&message) {
-            Ok(value) => Frame::Value(value),
-            Err(_) => Frame::Error("JSON parse error, expecting value".to_owned()),
-        })
+        Some(frame.map_or_else(Frame::Error, Frame::Value))
     }
 
     fn restart(&mut self) {
-        (self.at, self.depth, self.in_string, self.escaped) = (0, 0, false, false);
+        (self.at, self.depth) = (0, 0);
+        (self.string, self.escaped, self.single_quotes) = (None, false, false);
     }
 
-    /// Where the value at the front ends, if all of it is there.
-    fn find_end(&mut self) -> Option<usize> {
+    /// Where the value at the front ends, if that is known yet.
+    fn find_end(&mut self) -> Option<End> {
         let first = *self.buffer.first()?;
         if !matches!(first, b'{' | b'[') {
-            return self
-                .buffer
-                .iter()
-                .position(|&b| b == b'\n')
-                .map(|end| end + 1);
+            let end = self.buffer.iter().position(|&b| b == b'\n')?;
+            return Some(End::Complete(end + 1));
         }
         while let Some(&byte) = self.buffer.get(self.at) {
+            let here = self.at;
             self.at += 1;
-            if self.in_string {
-                match byte {
-                    _ if self.escaped => self.escaped = false,
-                    b'\\' => self.escaped = true,
-                    b'"' => self.in_string = false,
-                    _ => {}
-                }
-                continue;
+            // White space may stand between values; UTF-8 has no bytes above 0xfd.
+            let between = self.string.is_none() && matches!(byte, b'\t' | b'\n' | b'\r');
+            if (byte < b' ' && !between) || byte > 0xfd {
+                return Some(End::Stray(here));
             }
-            match byte {
-                b'"' => self.in_string = true,
-                b'{' | b'[' => self.depth += 1,
-                b'}' | b']' => {
+            match (self.string, byte) {
+                (Some(_), _) if self.escaped => self.escaped = false,
+                (Some(_), b'\\') => self.escaped = true,
+                (Some(quote), _) if byte == quote => self.string = None,
+                (Some(_), _) => {}
+                (None, b'"' | b'\'') => {
+                    self.string = Some(byte);
+                    self.single_quotes |= byte == b'\'';
+                }
+                (None, b'{' | b'[') => self.depth += 1,
+                (None, b'}' | b']') => {
                     self.depth -= 1;
                     if self.depth == 0 {
-                        return Some(self.at);
+                        return Some(End::Complete(self.at));
                     }
                 }
                 _ => {}
@@ -112,6 +130,18 @@ impl Framing {
         }
         None
     }
+}
+
+fn too_large() -> String {
+    format!("JSON message is larger than {MESSAGE_MAX} bytes")
+}
+
+/// How the message at the front ends.
+enum End {
+    /// Before this byte.
+    Complete(usize),
+    /// At this byte, which no message may have.
+    Stray(usize),
 }
 
 #[cfg(test)]
@@ -149,6 +179,29 @@ mod tests {
             "{frames:?}"
         );
         assert_eq!(frames[3], Frame::Value(json!({"b": 1})));
+    }
+
+    #[test]
+    fn a_string_or_message_that_is_cut_short_does_not_swallow_the_next() {
+        let mut framing = Framing::default();
+        for (bytes, text) in [
+            (&b"{\"a\": \"b\n"[..], "JSON parse error, stray '\\n'"),
+            (b"{\"a\": 1, \xff", "JSON parse error, stray '\\xff'"),
+            (b"{\"a\": \x07", "JSON parse error, stray '\\x07'"),
+        ] {
+            framing.push(bytes);
+            framing.push(b"{\"b\":1}");
+            let want = [Frame::Error(text.to_owned()), Frame::Value(json!({"b": 1}))];
+            assert_eq!(all(&mut framing), want);
+        }
+    }
+
+    #[test]
+    fn strings_may_have_single_quotes() {
+        let mut framing = Framing::default();
+        framing.push(b"{'a': '}\\'\"'} {\"b\": \"'\"}");
+        let want = [json!({"a": "}'\""}), json!({"b": "'"})].map(Frame::Value);
+        assert_eq!(all(&mut framing), want);
     }
 
     #[test]

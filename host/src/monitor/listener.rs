@@ -3,9 +3,13 @@
 use std::fmt;
 use std::io;
 use std::net::TcpListener;
-use std::os::unix::fs::MetadataExt;
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
 
 /// Where a monitor listens.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -74,20 +78,7 @@ fn identity(path: &Path) -> Option<(u64, u64)> {
 pub(super) fn bind_unix(path: &Path) -> Result<(UnixListener, OwnPath), String> {
     let listener = match UnixListener::bind(path) {
         Err(e) if e.kind() == io::ErrorKind::AddrInUse => {
-            match UnixStream::connect(path) {
-                Err(e) if e.kind() == io::ErrorKind::ConnectionRefused => {}
-                Ok(_) => {
-                    return Err(
-                        "another process listens there; give this one a path of its own".to_owned(),
-                    );
-                }
-                Err(_) => {
-                    return Err(
-                        "there is a file that is no socket; remove it, or say another path"
-                            .to_owned(),
-                    );
-                }
-            }
+            check_stale(path)?;
             std::fs::remove_file(path)
                 .map_err(|e| format!("the stale socket cannot be removed: {e}"))?;
             UnixListener::bind(path)
@@ -100,6 +91,29 @@ pub(super) fn bind_unix(path: &Path) -> Result<(UnixListener, OwnPath), String> 
         identity: identity(path),
     };
     Ok((listener, own))
+}
+
+/// Checks that what is at `path` is a socket on which nobody listens.
+fn check_stale(path: &Path) -> Result<(), String> {
+    let meta = path
+        .symlink_metadata()
+        .map_err(|e| format!("cannot be examined: {e}"))?;
+    // Connecting to a file of another kind is refused just as if nobody listened.
+    if !meta.file_type().is_socket() {
+        return Err("there is a file that is no socket; remove it, or say another path".to_owned());
+    }
+    // A listener that takes no clients now, because it is stopped, must not hold up this process.
+    let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
+    let probe = socket(AddressFamily::Unix, SockType::Stream, flags, None)
+        .map_err(|e| format!("cannot be probed: {e}"))?;
+    let address = UnixAddr::new(path).map_err(|e| format!("cannot be probed: {e}"))?;
+    match connect(probe.as_raw_fd(), &address) {
+        Err(Errno::ECONNREFUSED | Errno::ENOENT) => Ok(()),
+        Ok(()) | Err(Errno::EAGAIN | Errno::EPROTOTYPE) => {
+            Err("another process listens there; give this one a path of its own".to_owned())
+        }
+        Err(e) => Err(format!("there is a socket that cannot be probed: {e}")),
+    }
 }
 
 /// Listens on a TCP port.

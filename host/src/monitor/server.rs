@@ -4,6 +4,7 @@ use std::future::Future;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::sync::Arc;
+use std::sync::mpsc::{Receiver, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -32,6 +33,8 @@ pub trait Control: Send + Sync + 'static {
 pub struct Monitor {
     thread: Option<JoinHandle<()>>,
     end: watch::Sender<End>,
+    /// Each is disconnected once all that was written to it has left the process.
+    outputs: Vec<Receiver<()>>,
     _paths: Vec<OwnPath>,
 }
 
@@ -56,15 +59,27 @@ impl Monitor {
         control: Arc<dyn Control>,
         events: Events,
     ) -> Result<Self, MonitorError> {
-        let mut paths = Vec::new();
-        let mut listeners = Vec::new();
+        let mut bound = Bound::default();
         for address in addresses {
-            let listener = bind(&address, &mut paths).map_err(|reason| MonitorError {
+            bound.add(&address).map_err(|reason| MonitorError {
                 address: address.to_string(),
                 reason,
             })?;
-            listeners.push(listener);
         }
+        Self::serve(bound, control, events)
+    }
+
+    /// Serves clients on a thread.
+    pub(super) fn serve(
+        bound: Bound,
+        control: Arc<dyn Control>,
+        events: Events,
+    ) -> Result<Self, MonitorError> {
+        let Bound {
+            listeners,
+            outputs,
+            paths,
+        } = bound;
         let failed = |e: std::io::Error| MonitorError {
             address: String::new(),
             reason: format!("its thread cannot be started: {e}"),
@@ -86,79 +101,116 @@ impl Monitor {
         Ok(Self {
             thread: Some(thread),
             end,
+            outputs,
             _paths: paths,
         })
     }
 
     /// Lets clients have what is left for them, for at most `within`, and ends the monitors.
     pub fn shutdown(mut self, within: Duration) {
-        self.end.send_replace(End::By(Instant::now() + within));
+        let by = Instant::now() + within;
+        self.end.send_replace(End::By(by));
         if let Some(thread) = self.thread.take()
             && thread.join().is_err()
         {
             tracing::error!("the monitor's thread panicked");
         }
-    }
-}
-
-fn bind(address: &MonitorAddress, paths: &mut Vec<OwnPath>) -> Result<Listener, String> {
-    let prepared = |e: std::io::Error| format!("cannot be prepared: {e}");
-    match address {
-        MonitorAddress::Stdio => stdio().map(Listener::Stream).map_err(prepared),
-        MonitorAddress::Unix { path, wait } => {
-            let (listener, own) = bind_unix(path)?;
-            paths.push(own);
-            let first = wait
-                .then(|| listener.accept())
-                .transpose()
-                .map_err(prepared)?;
-            listener.set_nonblocking(true).map_err(prepared)?;
-            Ok(Listener::Unix(listener, first.map(|(stream, _)| stream)))
-        }
-        MonitorAddress::Tcp { host, port, wait } => {
-            let listener = bind_tcp(host, *port)?;
-            let first = wait
-                .then(|| listener.accept())
-                .transpose()
-                .map_err(prepared)?;
-            listener.set_nonblocking(true).map_err(prepared)?;
-            Ok(Listener::Tcp(listener, first.map(|(stream, _)| stream)))
+        for output in &self.outputs {
+            // Either it is through, or time is up.
+            let _ = output.recv_timeout(by.saturating_duration_since(Instant::now()));
         }
     }
 }
 
-/// Standard input and output as a socket. They may be files or terminals, which cannot be waited
-/// for, so that two threads copy; these end with the process.
-fn stdio() -> std::io::Result<StdUnixStream> {
-    let (ours, theirs) = StdUnixStream::pair()?;
-    let (mut to, mut from) = (theirs.try_clone()?, theirs);
-    std::thread::Builder::new()
-        .name("monitor-in".into())
-        .spawn(move || {
-            let mut buffer = [0; 4096];
-            while let Ok(n @ 1..) = std::io::stdin().read(&mut buffer) {
-                if to.write_all(&buffer[..n]).is_err() {
-                    return;
-                }
+/// What monitors listen on.
+#[derive(Default)]
+pub(super) struct Bound {
+    listeners: Vec<Listener>,
+    outputs: Vec<Receiver<()>>,
+    paths: Vec<OwnPath>,
+}
+
+impl Bound {
+    fn add(&mut self, address: &MonitorAddress) -> Result<(), String> {
+        let prepared = |e: std::io::Error| format!("cannot be prepared: {e}");
+        let waiting = || tracing::info!("-qmp {address}: the guest waits for a client");
+        let listener = match address {
+            MonitorAddress::Stdio => {
+                return self
+                    .add_streams(std::io::stdin(), std::io::stdout())
+                    .map_err(prepared);
             }
-            let _ = to.shutdown(std::net::Shutdown::Write);
-        })?;
-    std::thread::Builder::new()
-        .name("monitor-out".into())
-        .spawn(move || {
-            let mut buffer = [0; 4096];
-            while let Ok(n @ 1..) = from.read(&mut buffer) {
-                let mut out = std::io::stdout();
-                if out
-                    .write_all(&buffer[..n])
-                    .and_then(|()| out.flush())
-                    .is_err()
-                {
-                    return;
-                }
+            MonitorAddress::Unix { path, wait } => {
+                let (listener, own) = bind_unix(path)?;
+                self.paths.push(own);
+                let first = wait
+                    .then(|| {
+                        waiting();
+                        listener.accept()
+                    })
+                    .transpose()
+                    .map_err(prepared)?;
+                listener.set_nonblocking(true).map_err(prepared)?;
+                Listener::Unix(listener, first.map(|(stream, _)| stream))
             }
-        })?;
-    Ok(ours)
+            MonitorAddress::Tcp { host, port, wait } => {
+                let listener = bind_tcp(host, *port)?;
+                let first = wait
+                    .then(|| {
+                        waiting();
+                        listener.accept()
+                    })
+                    .transpose()
+                    .map_err(prepared)?;
+                listener.set_nonblocking(true).map_err(prepared)?;
+                Listener::Tcp(listener, first.map(|(stream, _)| stream))
+            }
+        };
+        self.listeners.push(listener);
+        Ok(())
+    }
+
+    /// Adds a client that is there already. Its streams may be files or terminals, which cannot be
+    /// waited for, so that two threads copy from and to a socket.
+    pub(super) fn add_streams(
+        &mut self,
+        mut input: impl Read + Send + 'static,
+        mut output: impl Write + Send + 'static,
+    ) -> std::io::Result<()> {
+        let (ours, theirs) = StdUnixStream::pair()?;
+        let (mut to, mut from) = (theirs.try_clone()?, theirs);
+        // This one stays in its read, maybe to the end of the process.
+        std::thread::Builder::new()
+            .name("monitor-in".into())
+            .spawn(move || {
+                let mut buffer = [0; 4096];
+                while let Ok(n @ 1..) = input.read(&mut buffer) {
+                    if to.write_all(&buffer[..n]).is_err() {
+                        return;
+                    }
+                }
+                let _ = to.shutdown(std::net::Shutdown::Write);
+            })?;
+        let (through, done) = channel::<()>();
+        std::thread::Builder::new()
+            .name("monitor-out".into())
+            .spawn(move || {
+                let _through = through;
+                let mut buffer = [0; 4096];
+                while let Ok(n @ 1..) = from.read(&mut buffer) {
+                    if output
+                        .write_all(&buffer[..n])
+                        .and_then(|()| output.flush())
+                        .is_err()
+                    {
+                        return;
+                    }
+                }
+            })?;
+        self.listeners.push(Listener::Stream(ours));
+        self.outputs.push(done);
+        Ok(())
+    }
 }
 
 /// What every client needs.
@@ -201,15 +253,16 @@ async fn ended(ending: &mut watch::Receiver<End>) {
 async fn listen(listener: Listener, shared: Shared) {
     let mut clients = JoinSet::new();
     let mut ending = shared.ending.clone();
-    let accept = accept_all(listener, &mut clients, &shared);
+    let accept = async {
+        if let Err(e) = accept_all(listener, &mut clients, &shared).await {
+            tracing::error!("a monitor takes no more clients: {e}");
+        }
+        // Those it has are served to the end.
+        std::future::pending::<()>().await;
+    };
     tokio::select! {
         () = ended(&mut ending) => {}
-        result = accept => {
-            if let Err(e) = result {
-                tracing::error!("a monitor takes no more clients: {e}");
-            }
-            std::future::pending::<()>().await;
-        }
+        () = accept => {}
     }
     while clients.join_next().await.is_some() {}
 }
@@ -236,7 +289,7 @@ async fn accept_all(
             loop {
                 let stream = match first.take() {
                     Some(first) => first?,
-                    None => accepted(listener.accept().await.map(|(stream, _)| stream)).await?,
+                    None => accepted(|| listener.accept()).await.0,
                 };
                 let (reader, writer) = stream.into_split();
                 clients.spawn(Client::serve(reader, writer, shared.clone()));
@@ -253,7 +306,7 @@ async fn accept_all(
             loop {
                 let stream = match first.take() {
                     Some(first) => first?,
-                    None => accepted(listener.accept().await.map(|(stream, _)| stream)).await?,
+                    None => accepted(|| listener.accept()).await.0,
                 };
                 // Answers are small, and are waited for.
                 let _ = stream.set_nodelay(true);
@@ -265,13 +318,18 @@ async fn accept_all(
     }
 }
 
-/// A client that has gone before it was taken, or a lack of descriptors, passes.
-async fn accepted<T>(result: std::io::Result<T>) -> std::io::Result<T> {
-    if let Err(e) = &result {
-        tracing::warn!("a monitor client was not taken: {e}");
+/// The next client. One that has gone before it was taken, and a lack of descriptors, pass.
+pub(super) async fn accepted<T, F>(mut accept: impl FnMut() -> F) -> T
+where
+    F: Future<Output = std::io::Result<T>>,
+{
+    loop {
+        match accept().await {
+            Ok(client) => return client,
+            Err(e) => tracing::warn!("a monitor client was not taken: {e}"),
+        }
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
-    result
 }
 
 /// One client. It reads, asks, and writes in one task: one that does not read what it is sent waits
@@ -298,7 +356,7 @@ impl<W: AsyncWrite + Unpin> Client<W> {
         };
         let mut framing = Framing::default();
         let mut buffer = vec![0; 4096];
-        if client.send(&super::line(&greeting())).await.is_err() {
+        if client.send(&super::json::line(&greeting())).await.is_err() {
             return;
         }
         loop {
@@ -340,7 +398,7 @@ impl<W: AsyncWrite + Unpin> Client<W> {
                 answer(result.unwrap_or_else(|_| Err(panicked())), id)
             }
         };
-        self.send(&super::line(&answer)).await
+        self.send(&super::json::line(&answer)).await
     }
 
     /// Waits for a command. Events that it causes reach the client before its answer, as in QEMU.

@@ -79,10 +79,11 @@ impl Session {
         let (member, name) = match (object.remove("execute"), object.remove("exec-oob")) {
             (Some(_), Some(_)) => {
                 return Err(QmpError::generic(
-                    "QMP input member 'execute' must not come with 'exec-oob'",
+                    "QMP input member 'exec-oob' clashes with 'execute'",
                 ));
             }
             (Some(name), None) => ("execute", name),
+            (None, Some(_)) if !self.oob => return Err(unexpected("exec-oob")),
             (None, Some(name)) => ("exec-oob", name),
             (None, None) => {
                 return Err(match object.keys().find(|k| *k != "arguments") {
@@ -124,11 +125,9 @@ impl Session {
         }
         let known = OWN.contains(&name) || Command::names().any(|known| known == name);
         if known && oob {
-            return Err(QmpError::generic(if self.oob {
-                format!("The command {name} does not support OOB")
-            } else {
-                "QMP input member 'exec-oob' is unexpected".to_owned()
-            }));
+            return Err(QmpError::generic(format!(
+                "The command {name} does not support OOB"
+            )));
         }
         match name {
             "qmp_capabilities" => self.negotiate(&mut arguments).map(Reading::Done),
@@ -156,9 +155,10 @@ impl Session {
         }
         let enable: Vec<String> = command::take(arguments, "enable", "array")?.unwrap_or_default();
         command::finish(arguments)?;
-        if let Some(other) = enable.iter().find(|capability| *capability != "oob") {
+        if let Some(at) = enable.iter().position(|capability| capability != "oob") {
             return Err(QmpError::generic(format!(
-                "Parameter 'enable' does not accept value '{other}'"
+                "Parameter 'enable[{at}]' does not accept value '{}'",
+                enable[at]
             )));
         }
         self.oob = !enable.is_empty();
@@ -246,6 +246,17 @@ mod tests {
             error(&mut session, json!({"exec-oob": "query-status"})),
             "The command query-status does not support OOB"
         );
+    }
+
+    #[test]
+    fn a_capability_that_is_not_offered_is_refused() {
+        let enable = json!({"execute": "qmp_capabilities", "arguments": {"enable": ["oob", "x"]}});
+        let mut session = Session::default();
+        assert_eq!(
+            error(&mut session, enable),
+            "Parameter 'enable[1]' does not accept value 'x'"
+        );
+        assert!(!session.hears_events());
     }
 
     #[test]

@@ -169,14 +169,23 @@ fn invalid_input_is_answered_and_the_connection_goes_on() {
     peer.stream.write_all(b"\xff\xfe{\n").unwrap();
     assert_eq!(
         peer.read()["error"]["desc"],
-        "JSON parse error, expecting value"
+        "JSON parse error, invalid UTF-8 sequence in string"
     );
     let deep = "[".repeat(10_000) + &"]".repeat(10_000);
     peer.write(&format!("{deep}\n"));
     assert_eq!(
         peer.read()["error"]["desc"],
-        "JSON parse error, expecting value"
+        "JSON parse error, recursion limit exceeded at line 1 column 128"
     );
+    peer.write("{\"execute\": \"stop\n");
+    assert_eq!(
+        peer.read()["error"]["desc"],
+        "JSON parse error, stray '\\n'"
+    );
+    let huge = "x".repeat(framing::MESSAGE_MAX);
+    peer.write(&format!("{{\"execute\": \"{huge}\"}}\n"));
+    let text = format!("JSON message is larger than {} bytes", framing::MESSAGE_MAX);
+    assert!(peer.read()["error"]["desc"] == text);
     assert_eq!(
         peer.ask(&json!({"execute": "query-status"})),
         json!({"return": {}})
@@ -262,4 +271,192 @@ fn a_path_that_a_successor_has_bound_is_left_to_it() {
     assert!(rig.path.exists());
     std::fs::remove_file(&rig.path).unwrap();
     drop(successor);
+}
+
+#[test]
+fn a_file_that_is_no_socket_is_left_alone() {
+    let path = std::env::temp_dir().join(format!("baton-qmp-{}-file", std::process::id()));
+    std::fs::write(&path, "precious").unwrap();
+    let error = listener::bind_unix(&path).err().unwrap();
+    assert_eq!(
+        error,
+        "there is a file that is no socket; remove it, or say another path"
+    );
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), "precious");
+    std::fs::remove_file(&path).unwrap();
+}
+
+#[test]
+fn a_listener_that_takes_no_clients_is_in_use_and_holds_nobody_up() {
+    let path = std::env::temp_dir().join(format!("baton-qmp-{}-full", std::process::id()));
+    let busy = std::os::unix::net::UnixListener::bind(&path).unwrap();
+    // Fill its queue, as far as the system lets it grow.
+    let address = nix::sys::socket::UnixAddr::new(&path).unwrap();
+    nix::sys::socket::listen(&busy, nix::sys::socket::Backlog::new(1).unwrap()).unwrap();
+    let mut waiting = Vec::new();
+    loop {
+        use nix::sys::socket::{AddressFamily, SockFlag, SockType, connect, socket};
+        use std::os::fd::AsRawFd;
+        let flags = SockFlag::SOCK_NONBLOCK;
+        let one = socket(AddressFamily::Unix, SockType::Stream, flags, None).unwrap();
+        match connect(one.as_raw_fd(), &address) {
+            Ok(()) => waiting.push(one),
+            Err(_) => break,
+        }
+    }
+    let error = listener::bind_unix(&path).err().unwrap();
+    assert!(
+        error.starts_with("another process listens there"),
+        "{error}"
+    );
+    std::fs::remove_file(&path).unwrap();
+}
+
+#[test]
+fn a_failure_to_take_a_client_does_not_end_the_monitor() {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .build()
+        .unwrap();
+    let mut results = [Err(std::io::ErrorKind::ConnectionAborted.into()), Ok(7)].into_iter();
+    let client = runtime.block_on(server::accepted(|| {
+        std::future::ready(results.next().unwrap())
+    }));
+    assert_eq!(client, 7);
+}
+
+/// What was written, for a test to look at.
+#[derive(Clone, Default)]
+struct Written(Arc<Mutex<Vec<u8>>>);
+
+impl Write for Written {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn a_client_on_standard_streams_gets_all_answers_before_the_end() {
+    let events = Events::new();
+    let fake = Arc::new(Fake {
+        asked: Mutex::default(),
+        events: events.clone(),
+    });
+    let (mut input, theirs) = UnixStream::pair().unwrap();
+    let output = Written::default();
+    let mut bound = server::Bound::default();
+    bound.add_streams(theirs, output.clone()).unwrap();
+    let monitor = Monitor::serve(bound, fake, events).unwrap();
+    input
+        .write_all(b"{'execute': 'qmp_capabilities'} {'execute': 'stop', 'id': 1}")
+        .unwrap();
+    // The end of input ends the client, once it has its answers.
+    drop(input);
+    let through = |text: &[u8]| text.ends_with(b"{\"id\":1,\"return\":{}}\r\n");
+    let started = std::time::Instant::now();
+    while !through(&output.0.lock().unwrap()) {
+        assert!(started.elapsed() < DEADLINE);
+        std::thread::yield_now();
+    }
+    monitor.shutdown(DEADLINE);
+}
+
+#[test]
+fn the_end_waits_for_output_on_its_way() {
+    let events = Events::new();
+    let fake = Arc::new(Fake {
+        asked: Mutex::default(),
+        events: events.clone(),
+    });
+    let (mut input, theirs) = UnixStream::pair().unwrap();
+    let output = Written::default();
+    let mut bound = server::Bound::default();
+    bound.add_streams(theirs, output.clone()).unwrap();
+    let monitor = Monitor::serve(bound, Arc::clone(&fake) as _, events.clone()).unwrap();
+    input
+        .write_all(b"{'execute': 'qmp_capabilities'} {'execute': 'quit'}")
+        .unwrap();
+    let started = std::time::Instant::now();
+    while fake.asked.lock().unwrap().is_empty() {
+        assert!(started.elapsed() < DEADLINE);
+        std::thread::yield_now();
+    }
+    events.emit("SHUTDOWN", None);
+    let started = std::time::Instant::now();
+    monitor.shutdown(DEADLINE);
+    assert!(started.elapsed() < DEADLINE, "it waits for nothing else");
+    let output = String::from_utf8(output.0.lock().unwrap().clone()).unwrap();
+    let last_two: Vec<_> = output.lines().rev().take(2).collect();
+    assert!(last_two.contains(&"{\"return\":{}}"), "{output}");
+    assert!(
+        last_two.iter().any(|line| line.contains("SHUTDOWN")),
+        "{output}"
+    );
+}
+
+#[test]
+fn a_command_that_panics_is_an_error_of_that_command() {
+    struct Panics;
+    impl Control for Panics {
+        fn execute(&self, _: Command) -> Result<Value, QmpError> {
+            panic!("on purpose");
+        }
+    }
+    let path = std::env::temp_dir().join(format!("baton-qmp-{}-panic", std::process::id()));
+    let address = MonitorAddress::Unix {
+        path: path.clone(),
+        wait: false,
+    };
+    let monitor = Monitor::start(vec![address], Arc::new(Panics), Events::new()).unwrap();
+    let stream = UnixStream::connect(&path).unwrap();
+    let mut peer = Peer {
+        reader: BufReader::new(stream.try_clone().unwrap()),
+        stream,
+    };
+    peer.read();
+    peer.ask(&json!({"execute": "qmp_capabilities"}));
+    let text = "The command failed inside Baton; see its log";
+    assert_eq!(peer.ask(&json!({"execute": "stop"}))["error"]["desc"], text);
+    assert_eq!(peer.ask(&json!({"execute": "stop"}))["error"]["desc"], text);
+    monitor.shutdown(DEADLINE);
+}
+
+#[test]
+fn with_wait_the_monitor_starts_once_a_client_is_there() {
+    let path = std::env::temp_dir().join(format!("baton-qmp-{}-wait", std::process::id()));
+    let address = MonitorAddress::Unix {
+        path: path.clone(),
+        wait: true,
+    };
+    let events = Events::new();
+    let fake = Arc::new(Fake {
+        asked: Mutex::default(),
+        events: events.clone(),
+    });
+    let starting = std::thread::spawn(move || Monitor::start(vec![address], fake, events).unwrap());
+    let begun = std::time::Instant::now();
+    let stream = loop {
+        match UnixStream::connect(&path) {
+            Ok(stream) => break stream,
+            Err(_) => assert!(begun.elapsed() < DEADLINE),
+        }
+        assert!(!starting.is_finished());
+        std::thread::yield_now();
+    };
+    let monitor = starting.join().unwrap();
+    let mut peer = Peer {
+        reader: BufReader::new(stream.try_clone().unwrap()),
+        stream,
+    };
+    assert!(peer.read()["QMP"].is_object());
+    assert_eq!(
+        peer.ask(&json!({"execute": "qmp_capabilities"})),
+        json!({"return": {}})
+    );
+    monitor.shutdown(DEADLINE);
 }

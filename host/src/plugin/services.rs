@@ -211,7 +211,10 @@ mod tests {
     }
 
     fn claim(bridge: &Bridge) -> Result<HostReply> {
-        bridge.call(HostRequest::PreservedFd { name: "image".into(), instance: 0 })
+        bridge.call(HostRequest::PreservedFd {
+            name: "image".into(),
+            instance: 0,
+        })
     }
 
     #[test]
@@ -222,7 +225,9 @@ mod tests {
         assert_eq!(claim(&bridge("disk0", None)), Ok(HostReply::NoFd));
         assert_eq!(claim(&bridge("disk1", Some(&table))), Ok(HostReply::NoFd));
         let disk = bridge("disk0", Some(&table));
-        let Ok(HostReply::Fd(fd)) = claim(&disk) else { panic!("it is not given") };
+        let Ok(HostReply::Fd(fd)) = claim(&disk) else {
+            panic!("it is not given")
+        };
         drop(baton_plugin_api::fd::duplicate(fd).unwrap());
         assert_eq!(claim(&disk), Ok(HostReply::NoFd));
         assert_eq!(table.unclaimed(), []);
@@ -236,6 +241,11 @@ mod tests {
         assert_eq!(error.to_string(), "Device 'disk0': The device is gone");
         bridge.log(3, "test", "a last word");
         bridge.set_irq(0, true);
-        assert_eq!(bridge.call(HostRequest::Failed { reason: "late".into() }), Ok(HostReply::Done));
+        assert_eq!(
+            bridge.call(HostRequest::Failed {
+                reason: "late".into()
+            }),
+            Ok(HostReply::Done)
+        );
     }
 }
