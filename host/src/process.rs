@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::io::Write;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
@@ -67,12 +68,14 @@ fn run_guest(options: Options) -> Result<(), HostError> {
     let monitor = match wait_for_source(&vm)? {
         Some(handover) => {
             let monitor = Monitor::start(monitors, control, events)?;
+            SERVING.store(true, Ordering::SeqCst);
             take_guest(&vm, handover)?;
             monitor
         }
         None => {
             vm.power_on()?;
             let monitor = Monitor::start(monitors, control, events)?;
+            SERVING.store(true, Ordering::SeqCst);
             let mut state = vm.state();
             if state.autostart {
                 vm.run(&mut state)?;
@@ -150,8 +153,14 @@ fn serve(vm: &Vm, inbox: &Receiver<MachineEvent>) -> Result<(), HostError> {
     }
 }
 
+/// Whether somebody acts on what happens.
+static SERVING: AtomicBool = AtomicBool::new(false);
+
 /// Signals that end the process are taken by a thread of their own. Must be called before any other
 /// thread exists, so that all of them have the signals blocked.
+///
+/// Before the guest is served, while this process waits for a source or for a monitor's client,
+/// nobody acts on a request: the thread ends the process itself. The guest does not run here then.
 fn watch_signals(requests: Sender<MachineEvent>) -> Result<(), HostError> {
     let mut signals = SigSet::empty();
     for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
@@ -163,13 +172,15 @@ fn watch_signals(requests: Sender<MachineEvent>) -> Result<(), HostError> {
     std::thread::Builder::new()
         .name("signals".into())
         .spawn(move || {
-            while signals.wait().is_ok() {
-                if requests
-                    .send(MachineEvent::Quit {
-                        cause: "host-signal",
-                    })
-                    .is_err()
-                {
+            while let Ok(signal) = signals.wait() {
+                if !SERVING.load(Ordering::SeqCst) {
+                    eprintln!("baton: ended by {signal} before the guest ran here");
+                    std::process::exit(1);
+                }
+                let quit = MachineEvent::Quit {
+                    cause: "host-signal",
+                };
+                if requests.send(quit).is_err() {
                     return;
                 }
             }

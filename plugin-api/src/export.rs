@@ -5,7 +5,7 @@
 /// Each device is named with its bus class: `platform`, `virtio` or `pci`. The crate must be a
 /// `cdylib`, and must be built with unwinding panics, since that is how one is caught.
 ///
-/// ```ignore
+/// ```text
 /// baton_plugin_api::export_plugin! {
 ///     description: "Entropy for the guest",
 ///     devices: [virtio Rng],

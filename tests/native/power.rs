@@ -114,6 +114,22 @@ fn an_operator_ends_the_process() -> Result<()> {
 }
 
 #[test]
+fn a_signal_ends_a_target_that_still_waits_for_its_source() -> Result<()> {
+    needs_baton!();
+    let mut source = setup()?.boot()?;
+    let mut target = source.successor()?;
+    target.wait_listening("cpr")?;
+    target.signal(nix::sys::signal::Signal::SIGTERM)?;
+    ensure!(!target.ended()?.success(), "It ended as if all were well");
+    ensure!(
+        target.log().contains("ended by SIGTERM"),
+        "It says: {}",
+        target.log()
+    );
+    source.wait_progress()
+}
+
+#[test]
 fn a_signal_ends_the_process_well() -> Result<()> {
     needs_kvm!();
     let mut machine = setup()?.boot()?;

@@ -59,6 +59,10 @@ const MEASURES: [Measure; 5] = [
     }),
 ];
 
+/// A guest that stands still this long in the middle of half the rounds, in milliseconds, while
+/// nothing is done with it, competes for the CPU with something else.
+const BUSY_MS: f64 = 2.0;
+
 impl Side {
     fn spread(&self, measure: fn(&Round) -> Option<f64>) -> Option<Spread> {
         Spread::of(self.rounds.iter().filter_map(measure))
@@ -167,6 +171,19 @@ impl Outcome {
                     side.vmm, doubt.median, doubt.most
                 ));
             }
+        }
+        let idle = |side: &Side| side.spread(|round| Some(round.idle_outside_ms));
+        let noise = self
+            .sides
+            .iter()
+            .filter_map(idle)
+            .map(|spread| spread.median);
+        if noise.fold(0.0, f64::max) > BUSY_MS {
+            lines.push(
+                "\nThis machine is busy: a guest stands still for longer than that with no handover \
+                 at all. Measure again when it is quiet."
+                    .to_owned(),
+            );
         }
         lines.join("\n")
     }
