@@ -115,7 +115,7 @@ fn an_operator_ends_the_process() -> Result<()> {
 
 #[test]
 fn a_signal_ends_a_target_that_still_waits_for_its_source() -> Result<()> {
-    needs_baton!();
+    needs_kvm!();
     let mut source = setup()?.boot()?;
     let mut target = source.successor()?;
     target.wait_listening("cpr")?;

@@ -180,8 +180,8 @@ impl Outcome {
             .map(|spread| spread.median);
         if noise.fold(0.0, f64::max) > BUSY_MS {
             lines.push(
-                "\nThis machine is busy: a guest stands still for longer than that with no handover \
-                 at all. Measure again when it is quiet."
+                "\nThis machine is busy: guests stand still for milliseconds with no handover at \
+                 all. Measure again when it is quiet."
                     .to_owned(),
             );
         }
