@@ -32,7 +32,12 @@ pub enum Request {
     },
     /// The guest runs from now on.
     Start(StartArguments),
-    /// The guest has stopped. When this returns the device's threads are gone, nothing of it is in
+    /// The guest is about to stop, and `Quiesce` follows: threads may be told to end now, so that it
+    /// need not wait for them. Registers are still read and written. Not sent to virtio devices,
+    /// which are quiesced before the guest stops. Unsupported: the device has no use for it.
+    Settle,
+    /// The guest has stopped, or of a virtio device: its queues are no longer served, while the guest
+    /// may still run and use config space. When this returns the device's threads are gone, nothing of it is in
     /// flight, and it touches neither guest memory nor anything shared. [`Reply::Quiesced`].
     Quiesce,
     /// The state of one section; only between `Quiesce` and `Start`. [`Reply::Saved`].

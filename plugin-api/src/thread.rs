@@ -73,6 +73,12 @@ impl DeviceThread {
         })
     }
 
+    /// Tells the thread to end, and does not wait for it; [`Self::stop`] does.
+    pub fn settle(&self) {
+        // An eventfd takes as many signals as there are; only the first counts.
+        let _ = self.stop.write(1);
+    }
+
     /// Ends the thread, and tells what went wrong in it.
     pub fn stop(mut self) -> Result<()> {
         self.end()
@@ -168,6 +174,20 @@ mod tests {
         let thread = DeviceThread::spawn("test", host.host(), |_| panic!("no more")).unwrap();
         assert_eq!(thread.stop().unwrap_err().kind, ErrorKind::Panicked);
         assert_eq!(host.failures(), ["Panicked in its thread"]);
+    }
+
+    #[test]
+    fn a_thread_that_is_told_to_settle_ends_before_it_is_stopped() {
+        let (tell, told) = std::sync::mpsc::channel();
+        let thread = DeviceThread::spawn("test", TestHost::new().host(), move |waiter| {
+            let ended = waiter.wait([])?.is_none();
+            tell.send(ended).unwrap();
+            Ok(())
+        })
+        .unwrap();
+        thread.settle();
+        assert_eq!(told.recv_timeout(crate::testing::DEADLINE), Ok(true));
+        thread.stop().unwrap();
     }
 
     #[test]

@@ -71,9 +71,16 @@ impl Qmp {
     /// # Errors
     /// When there is none.
     pub fn negotiate(&mut self) -> Result<()> {
-        let greeting = self
-            .read(deadline())
-            .context("The monitor sent no greeting")?;
+        let deadline = deadline();
+        // QEMU sends what happens between accept and greeting first.
+        let greeting = loop {
+            let message = self
+                .read(deadline)
+                .context("The monitor sent no greeting")?;
+            if message.get("event").is_none() {
+                break message;
+            }
+        };
         if greeting.get("QMP").is_none() {
             bail!("The monitor's greeting is not QMP: {greeting}");
         }

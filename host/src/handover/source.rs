@@ -78,6 +78,15 @@ impl SourceHost for Source {
         self.machine(|machine| machine.preview(out))?
     }
 
+    fn settle(&mut self) {
+        let state = self.vm.state();
+        if state.runstate.is_running()
+            && let Some(machine) = &state.machine
+        {
+            machine.settle();
+        }
+    }
+
     fn stop_and_quiesce(&mut self) -> Result<(), HostError> {
         let mut state = self.vm.state();
         self.before = state.runstate;

@@ -98,6 +98,7 @@ impl TargetHost for Target {
     fn prepare(&mut self, fds: &Arc<FdTable>, preview: StateImage) -> Result<(), HostError> {
         let vm = &self.vm;
         let machine = Machine::build(&vm.options, &vm.registry, Some(fds), &vm.requests)?;
+        machine.rehearse(preview.header())?;
         machine.warm_up(preview)?;
         machine.warm_ram();
         crate::memory::warm_program();

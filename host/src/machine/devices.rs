@@ -159,6 +159,15 @@ impl MachineDevice {
         }
     }
 
+    /// The guest is about to stop. An error comes again with [`Self::quiesce`].
+    pub fn settle(&self) {
+        match &self.kind {
+            Kind::Platform(device) => device.settle(),
+            Kind::Virtio(device) => device.settle(),
+            Kind::Pci(device) => device.settle(),
+        }
+    }
+
     /// The guest has stopped.
     pub fn quiesce(&self) -> Result<()> {
         match &self.kind {

@@ -27,13 +27,14 @@ use baton_migration::fds::{FdKey, FdTable};
 use baton_migration::fingerprint::MachineFingerprint;
 use baton_migration::handover::OutgoingFd;
 use baton_migration::{Mode, fds};
+use baton_plugin_api::BusClass;
 use baton_plugin_api::bus::RegionKind;
 
 use crate::chardev::Chardevs;
 use crate::cli::{self, Options};
 use crate::memory::{self, Ram};
 use crate::plugin::{Failures, Registry};
-use crate::vcpu::{Exits, Vcpu, VcpuState, cpuid, msrs};
+use crate::vcpu::{Exits, Payload, Vcpu, cpuid, msrs};
 use kvm_bindings::CpuId;
 use kvm_ioctls::Cap;
 
@@ -69,12 +70,12 @@ pub struct Machine {
     power_on: PowerOn,
     fingerprint: MachineFingerprint,
     /// States of the vCPUs as they stopped, when that was asked for.
-    stopped: Vec<VcpuState>,
+    stopped: Vec<Payload>,
 }
 
 /// What KVM's own parts are like at power-on.
 struct PowerOn {
-    vcpus: Vec<VcpuState>,
+    vcpus: Vec<Payload>,
     controllers: ControllersState,
 }
 
@@ -218,6 +219,20 @@ impl Machine {
         Ok(())
     }
 
+    /// The guest is about to stop, and runs meanwhile: the virtio backends stop first, so that a
+    /// disk's last requests are finished while the vCPUs go on. What the guest asks of them from here
+    /// on waits in the queues. [`Self::stop`] follows, and tells of errors.
+    pub fn settle(&self) {
+        let virtio = |device: &&MachineDevice| device.device_type().bus == BusClass::Virtio;
+        self.devices
+            .iter()
+            .filter(virtio)
+            .for_each(MachineDevice::settle);
+        // The others only get a hint, as late as may be: their timers rest from here on.
+        let others = self.devices.iter().filter(|device| !virtio(device));
+        others.for_each(MachineDevice::settle);
+    }
+
     /// The guest stops: vCPUs, then devices. With `save` the vCPUs' states are read on the way, for
     /// [`Self::save`]. Everything that can be stopped is, even after an error.
     pub fn stop(&mut self, save: bool) -> Result<(), HostError> {
@@ -256,7 +271,7 @@ impl Machine {
             }
         }
         self.power.reset();
-        sections::load_vcpus(&self.vcpus, self.power_on.vcpus.clone())?;
+        sections::load_vcpus(&self.vcpus, &self.power_on.vcpus)?;
         self.power_on.controllers.load(&self.around.vm)?;
         self.boot()
     }

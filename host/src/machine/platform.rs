@@ -199,6 +199,14 @@ impl PlatformDevice {
         Ok(())
     }
 
+    /// The guest is about to stop. It is a hint, so an error is of no matter.
+    pub fn settle(&self) {
+        let running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        if *running && let Err(e) = self.lock().settle() {
+            tracing::debug!("while it was told that the guest stops: {e}");
+        }
+    }
+
     /// The guest has stopped.
     pub fn quiesce(&self) -> Result<()> {
         let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);

@@ -1,7 +1,7 @@
 //! The machine's vmstate: its own sections and those of its devices.
 
 use baton_migration::HostError;
-use baton_migration::stream::{SectionWriter, StateImage};
+use baton_migration::stream::{Header, SectionData, SectionWriter, StateImage, section_name};
 use baton_plugin_api::Section;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -10,7 +10,7 @@ use super::Machine;
 use super::controllers::{self, ClockState, ControllersState};
 use super::pci::ConfigPortsState;
 use super::power::{Power, PowerState};
-use crate::vcpu::{self, Vcpu, VcpuState};
+use crate::vcpu::{self, Payload, Vcpu};
 
 /// The path of the machine's own sections.
 const MACHINE: &str = "machine";
@@ -48,6 +48,22 @@ impl Machine {
         })
     }
 
+    /// Saves and loads the state of a machine that was just built, so that code, memory and the
+    /// kernel's structures are there when the guest's own state comes. It shows as well, while the
+    /// guest still runs elsewhere, that what is saved here can be loaded.
+    pub fn rehearse(&self, header: &Header) -> Result<(), HostError> {
+        let global = GlobalState {
+            runstate: String::new(),
+        };
+        let mut stream = Vec::new();
+        let mut out = SectionWriter::new(&mut stream, header)?;
+        self.save(&global, &mut out)?;
+        out.finish()?;
+        let mut image = StateImage::read(&stream[..])?;
+        self.load(&mut image)?;
+        Ok(())
+    }
+
     /// Writes the state of the stopped machine.
     pub fn save(&self, global: &GlobalState, out: &mut SectionWriter<'_>) -> Result<(), HostError> {
         put(out, &global_section(), 0, global)?;
@@ -78,8 +94,8 @@ impl Machine {
     pub fn load(&self, state: &mut StateImage) -> Result<GlobalState, HostError> {
         let global = get(state, &global_section(), 0)?;
         let states = (0..self.vcpus.len())
-            .map(|id| get(state, &vcpu::section(), id as u32))
-            .collect::<Result<Vec<VcpuState>, _>>()?;
+            .map(|id| state.take_checked(MACHINE, &vcpu::section(), id as u32))
+            .collect::<Result<Vec<SectionData>, _>>()?;
         let pending = begin_load(&self.vcpus, states)?;
         let controllers: ControllersState = get(state, &controllers::controllers_section(), 0)?;
         let clock: ClockState = get(state, &controllers::clock_section(), 0)?;
@@ -106,7 +122,7 @@ fn put<T: Serialize>(
     instance: u32,
     value: &T,
 ) -> Result<(), HostError> {
-    let name = baton_migration::stream::section_name(MACHINE, &section.name);
+    let name = section_name(MACHINE, &section.name);
     Ok(out.put(&name, instance, section.version, value)?)
 }
 
@@ -118,15 +134,17 @@ fn get<T: DeserializeOwned>(
     Ok(state.take_checked(MACHINE, section, instance)?.decode()?)
 }
 
-fn save_all(states: &[VcpuState], out: &mut SectionWriter<'_>) -> Result<(), HostError> {
+fn save_all(states: &[Payload], out: &mut SectionWriter<'_>) -> Result<(), HostError> {
+    let section = vcpu::section();
+    let name = section_name(MACHINE, &section.name);
     for (id, state) in states.iter().enumerate() {
-        put(out, &vcpu::section(), id as u32, state)?;
+        out.put_raw(&name, id as u32, section.version, state)?;
     }
     Ok(())
 }
 
 /// The states of stopped vCPUs, read in parallel.
-pub(super) fn save_vcpus(vcpus: &[Vcpu]) -> Result<Vec<VcpuState>, HostError> {
+pub(super) fn save_vcpus(vcpus: &[Vcpu]) -> Result<Vec<Payload>, HostError> {
     let answers = vcpus
         .iter()
         .map(Vcpu::save)
@@ -141,7 +159,7 @@ pub(super) fn save_vcpus(vcpus: &[Vcpu]) -> Result<Vec<VcpuState>, HostError> {
 
 type Pending = Vec<std::sync::mpsc::Receiver<Result<(), crate::vcpu::VcpuError>>>;
 
-fn begin_load(vcpus: &[Vcpu], states: Vec<VcpuState>) -> Result<Pending, HostError> {
+fn begin_load(vcpus: &[Vcpu], states: Vec<SectionData>) -> Result<Pending, HostError> {
     vcpus
         .iter()
         .zip(states)
@@ -157,7 +175,15 @@ fn finish_load(pending: Pending) -> Result<(), HostError> {
     Ok(())
 }
 
-/// Gives stopped vCPUs their states, in parallel.
-pub(super) fn load_vcpus(vcpus: &[Vcpu], states: Vec<VcpuState>) -> Result<(), HostError> {
-    finish_load(begin_load(vcpus, states)?)
+/// Gives stopped vCPUs their states of this build, in parallel.
+pub(super) fn load_vcpus(vcpus: &[Vcpu], states: &[Payload]) -> Result<(), HostError> {
+    let section = vcpu::section();
+    let name = section_name(MACHINE, &section.name);
+    let sections = states.iter().enumerate().map(|(id, payload)| SectionData {
+        name: name.clone(),
+        instance: id as u32,
+        version: section.version,
+        payload: payload.clone(),
+    });
+    finish_load(begin_load(vcpus, sections.collect())?)
 }

@@ -68,6 +68,11 @@ impl PluggedDevice {
         self.done(&Request::Start(arguments))
     }
 
+    /// The guest is about to stop.
+    pub fn settle(&mut self) -> Result<(), DeviceError> {
+        self.device.call_if_known(&Request::Settle).map(|_| ())
+    }
+
     /// The guest has stopped.
     pub fn quiesce(&mut self) -> Result<Vec<QueueProgress>, DeviceError> {
         match self.device.call(&Request::Quiesce)? {

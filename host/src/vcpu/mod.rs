@@ -9,5 +9,5 @@ mod thread;
 mod tsc;
 
 pub use signal::install_handler;
-pub use state::{VcpuState, section};
-pub use thread::{Exits, Vcpu, VcpuError};
+pub use state::section;
+pub use thread::{Exits, Payload, Vcpu, VcpuError};

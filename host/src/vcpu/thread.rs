@@ -8,13 +8,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use baton_migration::stream::{self, SectionData, StreamError};
 use baton_plugin_api::bus::RegionKind;
 use kvm_bindings::CpuId;
 use kvm_ioctls::{Cap, Kvm, VcpuExit, VcpuFd, VmFd};
 use nix::errno::Errno;
 
 use super::signal::{Attached, call_out, thread_id};
-use super::state::{Abilities, VcpuState};
+use super::state::{Abilities, VcpuState, section};
 use super::{cpuid, msrs, tsc};
 use crate::machine::bus::AddressSpaces;
 use crate::machine::events::MachineEvent;
@@ -52,6 +53,9 @@ pub enum VcpuError {
     /// The CPUID that the guest should see is too long.
     #[error("{0}")]
     Cpuid(String),
+    /// The state cannot be encoded, or what came is none.
+    #[error(transparent)]
+    Section(#[from] StreamError),
     /// The thread has ended or does not answer.
     #[error("its thread does not answer")]
     Gone,
@@ -69,6 +73,10 @@ pub struct Exits {
     pub report: Sender<MachineEvent>,
 }
 
+/// A vCPU's state, encoded as its section holds it. The vCPU's own thread does that, so that it takes
+/// no longer with many of them.
+pub type Payload = Vec<u8>;
+
 /// How a vCPU is asked to stop.
 const GO_ON: u8 = 0;
 const STOP: u8 = 1;
@@ -76,8 +84,8 @@ const STOP_AND_SAVE: u8 = 2;
 
 enum Order {
     Run,
-    Save(Sender<Result<VcpuState, VcpuError>>),
-    Load(Box<VcpuState>, Sender<Result<(), VcpuError>>),
+    Save(Sender<Result<Payload, VcpuError>>),
+    Load(SectionData, Sender<Result<(), VcpuError>>),
     /// Run this on the vCPU's descriptor.
     With(Box<dyn FnOnce(&VcpuFd) + Send>),
 }
@@ -86,7 +94,7 @@ enum Order {
 pub struct Vcpu {
     id: u32,
     orders: Sender<Order>,
-    stopped: Mutex<Receiver<Option<Result<VcpuState, VcpuError>>>>,
+    stopped: Mutex<Receiver<Option<Result<Payload, VcpuError>>>>,
     stop: Arc<AtomicU8>,
     thread_id: Arc<AtomicI32>,
     thread: Option<JoinHandle<()>>,
@@ -193,7 +201,7 @@ impl Vcpu {
     }
 
     /// Waits until the vCPU has stopped; gives its state if that was asked for.
-    pub fn wait_stopped(&self) -> Result<Option<VcpuState>, VcpuError> {
+    pub fn wait_stopped(&self) -> Result<Option<Payload>, VcpuError> {
         let stopped = self.stopped.lock().unwrap_or_else(PoisonError::into_inner);
         stopped
             .recv_timeout(STOP_DEADLINE)
@@ -202,7 +210,7 @@ impl Vcpu {
     }
 
     /// Asks a stopped vCPU for its state; the answer comes through the receiver.
-    pub fn save(&self) -> Result<Receiver<Result<VcpuState, VcpuError>>, VcpuError> {
+    pub fn save(&self) -> Result<Receiver<Result<Payload, VcpuError>>, VcpuError> {
         let (reply, answer) = channel();
         self.orders
             .send(Order::Save(reply))
@@ -210,11 +218,11 @@ impl Vcpu {
         Ok(answer)
     }
 
-    /// Gives a stopped vCPU a state; the answer comes through the receiver.
-    pub fn load(&self, state: VcpuState) -> Result<Receiver<Result<(), VcpuError>>, VcpuError> {
+    /// Gives a stopped vCPU the state in `section`; the answer comes through the receiver.
+    pub fn load(&self, section: SectionData) -> Result<Receiver<Result<(), VcpuError>>, VcpuError> {
         let (reply, answer) = channel();
         self.orders
-            .send(Order::Load(Box::new(state), reply))
+            .send(Order::Load(section, reply))
             .map_err(|_| VcpuError::Gone)?;
         Ok(answer)
     }
@@ -254,7 +262,7 @@ struct Body {
     can: Abilities,
     exits: Exits,
     inbox: Receiver<Order>,
-    outbox: Sender<Option<Result<VcpuState, VcpuError>>>,
+    outbox: Sender<Option<Result<Payload, VcpuError>>>,
     stop: Arc<AtomicU8>,
 }
 
@@ -275,18 +283,28 @@ impl Body {
                     self.run();
                     self.finish_last_exit();
                     let save = self.stop.load(Ordering::SeqCst) == STOP_AND_SAVE;
-                    let state = save.then(|| VcpuState::save(&self.vcpu, &self.can));
+                    let state = save.then(|| self.save());
                     let _ = self.outbox.send(state);
                 }
                 Order::Save(reply) => {
-                    let _ = reply.send(VcpuState::save(&self.vcpu, &self.can));
+                    let _ = reply.send(self.save());
                 }
-                Order::Load(state, reply) => {
-                    let _ = reply.send(state.load(&self.vcpu, &self.can));
+                Order::Load(section, reply) => {
+                    let _ = reply.send(self.load(&section));
                 }
                 Order::With(f) => f(&self.vcpu),
             }
         }
+    }
+
+    fn save(&self) -> Result<Payload, VcpuError> {
+        let state = VcpuState::save(&self.vcpu, &self.can)?;
+        Ok(stream::encode(&section().name, &state)?)
+    }
+
+    fn load(&self, section: &SectionData) -> Result<(), VcpuError> {
+        let state: VcpuState = section.decode()?;
+        state.load(&self.vcpu, &self.can)
     }
 
     /// Runs the guest until the vCPU is asked to stop.

@@ -41,6 +41,10 @@ pub trait SourceHost {
     /// never as the guest's state. None need be written.
     fn preview(&mut self, out: &mut SectionWriter<'_>) -> Result<(), HostError>;
 
+    /// The guest is about to stop, and runs meanwhile: whatever can be brought to rest before is.
+    /// [`Self::stop_and_quiesce`] follows at once.
+    fn settle(&mut self);
+
     /// Stops the vCPUs and quiesces the devices: the blackout begins. After an error the machine
     /// may be half stopped; [`Self::resume`] follows.
     fn stop_and_quiesce(&mut self) -> Result<(), HostError>;

@@ -48,6 +48,10 @@ pub trait PciDevice: Device {
         Ok(())
     }
 
+    /// The guest is about to stop: tell threads to end, without waiting for them. Registers are
+    /// still accessed.
+    fn settle(&mut self) {}
+
     /// The guest has stopped; threads end.
     fn quiesce(&mut self) -> Result<()> {
         Ok(())
@@ -77,6 +81,10 @@ impl<D: PciDevice> Adapter for PciAdapter<D> {
                 #[allow(unsafe_code)]
                 let memory = unsafe { guest_memory(&arguments.memory) }?;
                 self.0.start(memory).map(|()| Reply::Done)
+            }
+            Request::Settle => {
+                self.0.settle();
+                Ok(Reply::Done)
             }
             Request::Quiesce => self
                 .0

@@ -74,6 +74,10 @@ pub trait PlatformDevice: Device {
         Ok(())
     }
 
+    /// The guest is about to stop: tell threads to end, without waiting for them. Registers are
+    /// still accessed.
+    fn settle(&mut self) {}
+
     /// The guest has stopped; threads end.
     fn quiesce(&mut self) -> Result<()> {
         Ok(())
@@ -103,6 +107,10 @@ impl<D: PlatformDevice> Adapter for PlatformAdapter<D> {
                 #[allow(unsafe_code)]
                 let memory = unsafe { guest_memory(&arguments.memory) }?;
                 self.0.start(memory).map(|()| Reply::Done)
+            }
+            Request::Settle => {
+                self.0.settle();
+                Ok(Reply::Done)
             }
             Request::Quiesce => self
                 .0

@@ -170,6 +170,10 @@ impl PlatformDevice for IsaSerial {
         Ok(())
     }
 
+    fn settle(&mut self) {
+        self.thread.iter().for_each(DeviceThread::settle);
+    }
+
     fn quiesce(&mut self) -> Result<()> {
         let outcome = self.thread.take().map_or(Ok(()), DeviceThread::stop);
         if let Some(port) = &self.port {

@@ -162,6 +162,10 @@ impl PlatformDevice for Rtc {
         Ok(())
     }
 
+    fn settle(&mut self) {
+        self.thread.iter().for_each(DeviceThread::settle);
+    }
+
     fn quiesce(&mut self) -> Result<()> {
         self.thread.take().map_or(Ok(()), DeviceThread::stop)
     }

@@ -128,6 +128,8 @@ struct Inner {
     running: bool,
     /// The backend runs: the guest does, and the driver is ready.
     started: bool,
+    /// How the backend stopped, before the guest did.
+    settled: Result<()>,
 }
 
 impl VirtioPci {
@@ -172,6 +174,7 @@ impl VirtioPci {
             machine: machine.clone(),
             running: false,
             started: false,
+            settled: Ok(()),
             info,
             device,
         };
@@ -192,11 +195,21 @@ impl VirtioPci {
         inner.start_backend().map_err(|e| e.in_device(&self.id))
     }
 
+    /// The guest is about to stop: the backend stops now, and is not started again if the driver
+    /// wants it. An error is kept for [`Self::quiesce`].
+    pub fn settle(&self) {
+        let mut inner = self.lock();
+        inner.running = false;
+        let stopped = inner.stop_backend();
+        inner.settled = stopped;
+    }
+
     /// The guest has stopped.
     pub fn quiesce(&self) -> Result<()> {
         let mut inner = self.lock();
         inner.running = false;
-        match inner.stop_backend() {
+        let settled = std::mem::replace(&mut inner.settled, Ok(()));
+        match settled.and_then(|()| inner.stop_backend()) {
             // It is known to be broken; that it does not stop well is nothing new.
             Err(e) if self.signals.broken.load(Ordering::SeqCst) => {
                 tracing::warn!(device = self.id, "while it was stopped: {e}");
@@ -292,6 +305,7 @@ impl VirtioPci {
             tracing::warn!(device = self.id, "while it was reset: {e}");
         }
         if reset.is_ok() {
+            inner.settled = Ok(());
             self.signals.broken.store(false, Ordering::SeqCst);
             inner.machine.failures.remove(&self.id);
         }

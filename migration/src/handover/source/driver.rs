@@ -98,6 +98,7 @@ impl SourceHandover {
     fn stop_and_save(&mut self, host: &mut (impl SourceHost + ?Sized)) -> Result<(), HostError> {
         advance(&self.tracker, MigrationStatus::Active);
         let header = self.header();
+        host.settle();
         self.claim.stamp(Moment::Stop);
         host.stop_and_quiesce()?;
         self.claim.stamp(Moment::Quiesced);

@@ -205,6 +205,10 @@ impl SourceHost for FakeSource {
         self.write(out)
     }
 
+    fn settle(&mut self) {
+        assert!(self.world.source.load(SeqCst), "settled while stopped");
+    }
+
     fn stop_and_quiesce(&mut self) -> Result<(), HostError> {
         assert!(self.world.source.swap(false, SeqCst), "stopped twice");
         self.act(Step::SourceStop)
