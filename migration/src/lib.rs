@@ -1,7 +1,7 @@
 //! Baton's migration core: what moves a running guest from one process to the next.
 //!
-//! Nothing here knows KVM or loads a plugin. The VMM implements two small traits,
-//! [`handover::SourceHost`] and [`handover::TargetHost`]; this crate does the rest, and its tests
+//! Nothing here knows KVM or loads a plugin. The VMM implements a few small traits,
+//! [`handover::SourceHost`] first; this crate does the rest, and its tests
 //! do the same against fake machines.
 //!
 //! | module | what it is |
@@ -9,6 +9,7 @@
 //! | [`address`] | migration addresses in QAPI's JSON form, as URIs and as dotted keys |
 //! | [`blockers`] | who objects to a migration, per mode |
 //! | [`channel`] | connected sockets that carry bounded frames and file descriptors |
+//! | [`checkpoint`] | keeping a guest in a file or behind a command, and restoring it |
 //! | [`claim`] | the shared word that decides which process runs the guest |
 //! | [`fds`] | the descriptors a target received, each taken once |
 //! | [`fingerprint`] | what two machines must have in common |
@@ -16,13 +17,14 @@
 //! | [`status`] | what `query-migrate` reports |
 //! | [`stream`] | the vmstate stream |
 //!
-//! The only mode driven here is `cpr-transfer`.
+//! Two modes are driven here: `cpr-transfer` by [`handover`], `cpr-reboot` by [`checkpoint`].
 
 #![warn(missing_docs)]
 
 pub mod address;
 pub mod blockers;
 pub mod channel;
+pub mod checkpoint;
 pub mod claim;
 pub mod fds;
 pub mod fingerprint;

@@ -100,6 +100,14 @@ pub struct SourceReclaimed(pub ClaimState);
 #[must_use = "it stands for the right to resume the guest"]
 pub struct Reclaimed(());
 
+impl Reclaimed {
+    /// For a guest whose state nobody else has or ever had whole, so that there is nothing to take
+    /// back: [`crate::checkpoint`].
+    pub(crate) fn never_let_go() -> Self {
+        Self(())
+    }
+}
+
 /// Proof that the target, and nobody else, may run the guest.
 #[derive(Debug)]
 #[must_use = "it stands for the right to enter the guest"]

@@ -19,6 +19,7 @@ use crate::{HostError, Mode};
 
 pub use hosts::{OutgoingFd, SourceHost, StartError, TargetHost};
 pub use protocol::{PROTOCOL_VERSION, ProtocolError};
+pub(crate) use source::tell;
 pub use source::{SourceHandover, SourceOptions, SourceOutcome};
 pub use target::{TargetHandover, TargetOptions, TargetOutcome};
 pub use timeouts::Timeouts;
@@ -51,7 +52,7 @@ pub enum HandoverError {
 
 /// Changes the status. The machines' order makes every change legal, and the guest must not suffer if
 /// it were not.
-fn advance(tracker: &Tracker, status: MigrationStatus) {
+pub(crate) fn advance(tracker: &Tracker, status: MigrationStatus) {
     if let Err(error) = tracker.advance(status) {
         tracing::error!("{error}");
     }

@@ -245,7 +245,7 @@ fn answer(event: Result<Event, LinkError>) -> Input {
 }
 
 /// Notifies the devices where an error changes nothing.
-pub(super) fn tell(host: &mut (impl SourceHost + ?Sized), event: MigrationEvent) {
+pub(crate) fn tell(host: &mut (impl SourceHost + ?Sized), event: MigrationEvent) {
     if let Err(error) = host.notify(event) {
         tracing::warn!(
             "a device did not take the event {event:?}: {}",

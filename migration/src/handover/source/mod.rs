@@ -4,6 +4,8 @@ mod driver;
 mod machine;
 mod offer;
 
+pub(crate) use driver::tell;
+
 use std::path::PathBuf;
 use std::sync::Arc;
 

@@ -1,0 +1,43 @@
+//! Modes in which the state is kept somewhere until it is loaded, rather than sent to a process that
+//! waits for it: cpr-reboot.
+//!
+//! ```text
+//!     begin      blockers checked, devices told, the place opened      the guest runs
+//!     run        slow things done ahead
+//!                guest stopped, state saved, state and RAM written     blackout
+//!                the last step, which makes what was written the guest
+//!                postmigrate
+//! ```
+//!
+//! Nobody else can have the guest before the last step has succeeded, so that any failure and any
+//! cancellation before goes on with the guest here, exactly as it was.
+
+mod hosts;
+mod source;
+
+use crate::HostError;
+use crate::blockers::Blocked;
+use crate::status::MigrationInProgress;
+
+pub use hosts::{Cancel, CheckpointHost, Keeper, RamPart, RamSource};
+pub use source::{Checkpoint, CheckpointOptions, CheckpointOutcome};
+
+/// Why a checkpoint did not begin; the guest was never stopped.
+#[derive(Debug, thiserror::Error)]
+pub enum CheckpointError {
+    /// Another migration is under way.
+    #[error(transparent)]
+    InProgress(#[from] MigrationInProgress),
+    /// Something blocks it.
+    #[error(transparent)]
+    Blocked(#[from] Blocked),
+    /// A device refuses.
+    #[error("A device is not ready to migrate")]
+    Setup(#[source] HostError),
+    /// There is no place for the state.
+    #[error("{}", crate::error_chain(&**.0))]
+    Open(HostError),
+}
+
+#[cfg(test)]
+mod tests;
