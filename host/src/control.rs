@@ -58,7 +58,9 @@ impl Control for VmControl {
                 exit_on_error.unwrap_or(true),
             )),
             Command::MigrateSetParameters { mode } => set_parameters(vm, mode),
-            Command::QueryMigrateParameters => Ok(json!({ "mode": vm.state().mode.as_str() })),
+            Command::QueryMigrateParameters => {
+                Ok(json!({ "mode": vm.state().settings.parameters.mode }))
+            }
             Command::QueryMigrate => query_migrate(vm),
         }
     }
@@ -77,7 +79,7 @@ fn set_parameters(vm: &Vm, mode: Option<Mode>) -> Result<Value, QmpError> {
         return Err(QmpError::generic("There's a migration process in progress"));
     }
     if let Some(mode) = mode {
-        state.mode = mode;
+        state.settings.parameters.mode = mode;
     }
     Ok(json!({}))
 }
@@ -86,7 +88,7 @@ fn query_migrate(vm: &Vm) -> Result<Value, QmpError> {
     let mut info = vm.tracker.info();
     let state = vm.state();
     if let Some(machine) = &state.machine {
-        let mode = state.mode;
+        let mode = state.settings.parameters.mode;
         let failures = machine.failures();
         let devices = machine
             .devices()

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use baton_migration::blockers::Blockers;
 use baton_migration::handover::TargetHandover;
+use baton_migration::settings::Settings;
 use baton_migration::status::{MigrationStatus, Tracker};
 use baton_migration::{Blocker, HostError, Mode};
 
@@ -38,8 +39,8 @@ pub struct State {
     pub machine: Option<Machine>,
     /// What it is doing.
     pub runstate: RunState,
-    /// The migration parameter `mode`.
-    pub mode: Mode,
+    /// Migration parameters and capabilities.
+    pub settings: Settings,
     /// An incoming handover that waits for `migrate-incoming`.
     pub deferred: Option<TargetHandover>,
     /// Whether the guest is let run once it has come in.
@@ -79,7 +80,7 @@ impl Vm {
             state: Mutex::new(State {
                 machine: None,
                 runstate,
-                mode: Mode::Normal,
+                settings: Settings::default(),
                 deferred: None,
                 autostart,
                 migrating: false,

@@ -14,6 +14,7 @@
 //! | [`fds`] | the descriptors a target received, each taken once |
 //! | [`fingerprint`] | what two machines must have in common |
 //! | [`handover`] | the protocol and its two state machines |
+//! | [`settings`] | what an operator sets: migration parameters and capabilities |
 //! | [`status`] | what `query-migrate` reports |
 //! | [`stream`] | the vmstate stream |
 //!
@@ -29,6 +30,7 @@ pub mod claim;
 pub mod fds;
 pub mod fingerprint;
 pub mod handover;
+pub mod settings;
 pub mod status;
 pub mod stream;
 

@@ -54,16 +54,16 @@ pub fn migrate(
             }
             RunState::Prelaunch | RunState::Running | RunState::Paused => {}
         }
-        if state.mode != Mode::CprTransfer {
+        let mode = state.settings.parameters.mode;
+        if mode != Mode::CprTransfer {
             return Err(format!(
-                "Migration mode '{}' is not in this Baton; set mode to 'cpr-transfer' with \
-                 migrate-set-parameters",
-                state.mode
+                "Migration mode '{mode}' is not in this Baton; set mode to 'cpr-transfer' with \
+                 migrate-set-parameters"
             )
             .into());
         }
         state.migrating = true;
-        state.mode
+        mode
     };
     let mut host = source::Source::new(Arc::clone(vm), mode);
     let begun = TransferChannels::from_arguments(uri, channels)
