@@ -133,6 +133,7 @@ impl Checkpoint {
             producer: self.producer.clone(),
             fingerprint: self.fingerprint.clone(),
         };
+        host.settle();
         let began = Instant::now();
         // An error may leave the machine half stopped.
         *stopped = true;

@@ -174,6 +174,8 @@ impl SourceHost for FakeHost {
         panic!("nobody waits for a preview")
     }
 
+    fn settle(&mut self) {}
+
     fn stop_and_quiesce(&mut self) -> Result<(), HostError> {
         assert!(self.runs, "stopped twice");
         self.runs = false;
