@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::handover;
 use crate::machine::events::MachineEvent;
-use crate::monitor::{Command, Control, QmpError};
+use crate::monitor::{Command, Control, Kept, Monitor, MonitorError, QmpError};
 use crate::vm::Vm;
 
 /// A VM as the monitor sees it.
@@ -64,6 +64,15 @@ impl Control for VmControl {
             Command::QueryMigrate => query_migrate(vm),
         }
     }
+}
+
+/// Serves monitors: those that are kept, and those of the command line.
+pub fn serve_monitors(vm: &Arc<Vm>, kept: Kept) -> Result<(), MonitorError> {
+    let control: Arc<dyn Control> = Arc::new(VmControl(Arc::clone(vm)));
+    let addresses = vm.options.monitors.clone();
+    let monitor = Monitor::attach(kept, addresses, control, vm.events.clone())?;
+    vm.set_monitor(monitor);
+    Ok(())
 }
 
 fn done(result: Result<(), baton_migration::HostError>) -> Result<Value, QmpError> {

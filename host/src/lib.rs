@@ -14,6 +14,7 @@ pub mod vcpu;
 
 mod chardev;
 mod control;
+mod exec;
 mod fd;
 mod handover;
 mod help;

@@ -14,11 +14,12 @@ use baton_migration::{HostError, error_chain};
 use nix::sys::signal::{SigSet, Signal};
 
 use crate::cli::{self, Invocation, Options};
-use crate::control::VmControl;
-use crate::handover;
+use crate::control::serve_monitors;
+use crate::exec::{self, Inherited, Purpose};
+use crate::handover::{self, Succession};
 use crate::help;
 use crate::machine::events::MachineEvent;
-use crate::monitor::{Control, Events, Monitor};
+use crate::monitor::{Events, Kept};
 use crate::plugin::Registry;
 use crate::vcpu;
 use crate::vm::Vm;
@@ -29,18 +30,78 @@ const FLUSH: Duration = Duration::from_secs(1);
 /// Runs the program with `arguments`, without the program's own name. Errors are printed as one
 /// line.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
-    match invoke(arguments) {
+    let outcome = match exec::inherited() {
+        Ok(None) => invoke(arguments, &mut None),
+        Ok(Some(inherited)) if inherited.purpose == Purpose::Rehearsal => {
+            rehearse(arguments, &inherited)
+        }
+        Ok(Some(inherited)) => succeed(arguments, inherited),
+        Err(e) => Err(e),
+    };
+    match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
-            eprintln!("baton: {}", error_chain(&*e).replace('\n', " "));
+            eprintln!("baton: {}", one_line(&*e));
             ExitCode::FAILURE
         }
     }
 }
 
-fn invoke(arguments: impl IntoIterator<Item = OsString>) -> Result<(), HostError> {
+fn one_line(e: &(dyn std::error::Error + 'static)) -> String {
+    error_chain(e).replace('\n', " ")
+}
+
+/// Answers an old program whether this one could take its guest.
+fn rehearse(
+    arguments: impl IntoIterator<Item = OsString>,
+    inherited: &Inherited,
+) -> Result<(), HostError> {
+    let outcome = guest_options(arguments).and_then(|options| {
+        crate::log::start()?;
+        vcpu::install_handler()?;
+        raise_descriptor_limit();
+        handover::rehearse(&options, inherited)
+    });
+    match outcome {
+        Ok(()) => {
+            inherited.answer(Ok(()));
+            Ok(())
+        }
+        Err(e) => {
+            inherited.answer(Err(&one_line(&*e)));
+            Err(e)
+        }
+    }
+}
+
+/// The command line of a program that is executed with a guest.
+fn guest_options(arguments: impl IntoIterator<Item = OsString>) -> Result<Options, HostError> {
+    match cli::parse(arguments)? {
+        Invocation::Run(options) => Ok(*options),
+        _ => Err("Its arguments run no guest; give it those of the running program".into()),
+    }
+}
+
+/// Takes the guest of the program that this one was executed by, or goes back to it.
+fn succeed(
+    arguments: impl IntoIterator<Item = OsString>,
+    inherited: Inherited,
+) -> Result<(), HostError> {
+    let mut succession = Some(Succession::new(inherited)?);
+    let outcome = guest_options(arguments)
+        .and_then(|options| run_guest(options, &mut succession));
+    match (outcome, succession) {
+        (Err(e), Some(succession)) => Err(succession.roll_back(&one_line(&*e)).into()),
+        (outcome, _) => outcome,
+    }
+}
+
+fn invoke(
+    arguments: impl IntoIterator<Item = OsString>,
+    succession: &mut Option<Succession>,
+) -> Result<(), HostError> {
     let text = match cli::parse(arguments)? {
-        Invocation::Run(options) => return run_guest(*options),
+        Invocation::Run(options) => return run_guest(*options, succession),
         Invocation::DeviceHelp { device, plugins } => help::devices(device.as_deref(), &plugins)?,
         Invocation::PluginInfo(file) => help::plugin(&file)?,
         Invocation::MachineHelp => cli::help::machine(),
@@ -54,38 +115,42 @@ fn invoke(arguments: impl IntoIterator<Item = OsString>) -> Result<(), HostError
     Ok(())
 }
 
-fn run_guest(options: Options) -> Result<(), HostError> {
+fn run_guest(options: Options, succession: &mut Option<Succession>) -> Result<(), HostError> {
     crate::log::start()?;
     let (requests, inbox) = channel();
+    // Of a guest that is here already, whoever signals means the guest.
+    SERVING.store(succession.is_some(), Ordering::SeqCst);
     watch_signals(requests.clone())?;
     vcpu::install_handler().map_err(|e| format!("Cannot install a signal handler: {e}"))?;
     raise_descriptor_limit();
     let registry = Registry::load(&options.plugins)?;
-    let events = Events::new();
-    let vm = Vm::new(options, registry, events.clone(), requests)?;
-    let control: Arc<dyn Control> = Arc::new(VmControl(Arc::clone(&vm)));
-    let monitors = vm.options.monitors.clone();
-    let monitor = match wait_for_source(&vm)? {
-        Some(handover) => {
-            let monitor = Monitor::start(monitors, control, events)?;
-            SERVING.store(true, Ordering::SeqCst);
-            take_guest(&vm, handover)?;
-            monitor
+    let vm = Vm::new(options, registry, Events::new(), requests)?;
+    if let Some(taking) = succession.as_mut() {
+        let kept = taking.take(&vm)?;
+        if let Some(taken) = succession.take() {
+            taken.release();
         }
-        None => {
-            vm.power_on()?;
-            let monitor = Monitor::start(monitors, control, events)?;
-            SERVING.store(true, Ordering::SeqCst);
-            let mut state = vm.state();
-            if state.autostart {
-                vm.run(&mut state)?;
-            }
-            drop(state);
-            monitor
+        // The guest runs: without a monitor too, rather than not at all.
+        if let Err(e) = serve_monitors(&vm, kept) {
+            tracing::error!("{}", error_chain(&e));
         }
-    };
+    } else if let Some(handover) = wait_for_source(&vm)? {
+        serve_monitors(&vm, Kept::default())?;
+        SERVING.store(true, Ordering::SeqCst);
+        take_guest(&vm, handover)?;
+    } else {
+        vm.power_on()?;
+        serve_monitors(&vm, Kept::default())?;
+        SERVING.store(true, Ordering::SeqCst);
+        let mut state = vm.state();
+        if state.autostart {
+            vm.run(&mut state)?;
+        }
+    }
     let outcome = serve(&vm, &inbox);
-    monitor.shutdown(FLUSH);
+    if let Some(monitor) = vm.take_monitor() {
+        monitor.shutdown(FLUSH);
+    }
     outcome
 }
 

@@ -12,7 +12,7 @@ use baton_migration::{Blocker, HostError, Mode};
 use crate::cli::Options;
 use crate::machine::Machine;
 use crate::machine::events::MachineEvent;
-use crate::monitor::Events;
+use crate::monitor::{Events, Monitor};
 use crate::plugin::Registry;
 use crate::runstate::RunState;
 
@@ -31,6 +31,8 @@ pub struct Vm {
     /// To the main thread.
     pub requests: Sender<MachineEvent>,
     state: Mutex<State>,
+    /// The monitors, while they are served.
+    monitor: Mutex<Option<Monitor>>,
 }
 
 /// What changes.
@@ -85,6 +87,7 @@ impl Vm {
                 autostart,
                 migrating: false,
             }),
+            monitor: Mutex::new(None),
         }))
     }
 
@@ -92,6 +95,19 @@ impl Vm {
     /// for somebody else.
     pub fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The monitors: nobody serves them until they are given back.
+    pub fn take_monitor(&self) -> Option<Monitor> {
+        self.monitor
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take()
+    }
+
+    /// These are the monitors from here on.
+    pub fn set_monitor(&self, monitor: Monitor) {
+        *self.monitor.lock().unwrap_or_else(PoisonError::into_inner) = Some(monitor);
     }
 
     /// Builds and boots the machine, which does not run yet.

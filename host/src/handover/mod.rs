@@ -1,5 +1,6 @@
 //! The VM's two sides of a live update; the order of events is the migration crate's.
 
+mod exec;
 mod source;
 mod target;
 
@@ -14,6 +15,7 @@ use crate::fd::adopt_listed;
 use crate::runstate::RunState;
 use crate::vm::Vm;
 
+pub use exec::{Succession, rehearse};
 pub use target::{receive, run};
 
 /// This program, as it names itself in a stream.
@@ -55,7 +57,7 @@ pub fn migrate(
             RunState::Prelaunch | RunState::Running | RunState::Paused => {}
         }
         let mode = state.settings.parameters.mode;
-        if mode != Mode::CprTransfer {
+        if !matches!(mode, Mode::CprTransfer | Mode::CprExec) {
             return Err(format!(
                 "Migration mode '{mode}' is not in this Baton; set mode to 'cpr-transfer' with \
                  migrate-set-parameters"
@@ -65,6 +67,13 @@ pub fn migrate(
         state.migrating = true;
         mode
     };
+    if mode == Mode::CprExec {
+        let begun = exec::migrate(vm);
+        if begun.is_err() {
+            vm.state().migrating = false;
+        }
+        return begun;
+    }
     let mut host = source::Source::new(Arc::clone(vm), mode);
     let begun = TransferChannels::from_arguments(uri, channels)
         .map_err(HostError::from)

@@ -20,7 +20,7 @@ use crate::runstate::RunState;
 use crate::vm::Vm;
 
 /// The VM as the target of a handover.
-struct Target {
+pub(super) struct Target {
     vm: Arc<Vm>,
     /// Built here, and the VM's once the guest is.
     machine: Option<Machine>,
@@ -83,6 +83,15 @@ pub fn run(vm: &Arc<Vm>, handover: TargetHandover, main: &SocketAddress, exit_on
 }
 
 impl Target {
+    /// The target of a guest whose machine was built by other means.
+    pub(super) fn with(vm: Arc<Vm>, machine: Machine) -> Self {
+        Self {
+            vm,
+            machine: Some(machine),
+            ran: false,
+        }
+    }
+
     fn built(&self) -> Result<&Machine, HostError> {
         self.machine
             .as_ref()

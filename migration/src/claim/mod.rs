@@ -173,7 +173,7 @@ pub struct TargetClaim {
 
 impl TargetClaim {
     /// Checks and maps the page that came from the source.
-    pub(crate) fn adopt(fd: &OwnedFd) -> Result<(Self, ClaimWatch), ClaimError> {
+    pub fn adopt(fd: &OwnedFd) -> Result<(Self, ClaimWatch), ClaimError> {
         page::verify(fd)?;
         let page = Arc::new(Page::map(fd)?);
         page.verify_magic()?;
@@ -200,20 +200,23 @@ impl TargetClaim {
 
 /// Reads the word and notes moments on the target, without any right to start.
 #[derive(Debug, Clone)]
-pub(crate) struct ClaimWatch {
+pub struct ClaimWatch {
     page: Arc<Page>,
 }
 
 impl ClaimWatch {
-    pub(crate) fn state(&self) -> ClaimState {
+    /// What the word says now. It is one atomic load.
+    pub fn state(&self) -> ClaimState {
         self.page.state()
     }
 
-    pub(crate) fn stamp(&self, moment: Moment) {
+    /// Notes that a moment of the blackout is now.
+    pub fn stamp(&self, moment: Moment) {
         self.page.stamp(moment);
     }
 
-    pub(crate) fn blackout(&self) -> Option<Blackout> {
+    /// How long each part of the blackout took, once the guest was started.
+    pub fn blackout(&self) -> Option<Blackout> {
         self.page.blackout()
     }
 }

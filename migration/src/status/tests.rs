@@ -80,6 +80,19 @@ fn a_second_migration_is_refused_while_one_is_under_way() {
 }
 
 #[test]
+fn an_inherited_migration_goes_on_without_the_events_it_had() {
+    let (tracker, seen) = tracker();
+    tracker.inherit(40, 30);
+    assert_eq!(tracker.status(), MigrationStatus::Device);
+    tracker.end_inherited(Err("it did not work"));
+    assert_eq!(*seen.lock().unwrap(), [MigrationStatus::Failed]);
+    let info = tracker.info();
+    assert_eq!(info.error_desc.as_deref(), Some("it did not work"));
+    assert_eq!(info.setup_time, Some(30));
+    assert!(info.total_time >= Some(40));
+}
+
+#[test]
 fn an_illegal_transition_names_both_states_and_changes_nothing() {
     let (tracker, seen) = tracker();
     let error = tracker.advance(MigrationStatus::Completed).unwrap_err();

@@ -94,6 +94,42 @@ impl Tracker {
         }
     }
 
+    /// Goes on with a migration that another program has begun in this process before it executed
+    /// this one, in status `device`. It had the events up to there. Times as `query-migrate` gave
+    /// them there, in milliseconds.
+    pub fn inherit(&self, total_time: u64, setup_time: u64) {
+        let now = Instant::now();
+        let mut inner = self.lock();
+        *inner = Inner {
+            status: MigrationStatus::Device,
+            began: now
+                .checked_sub(Duration::from_millis(total_time))
+                .unwrap_or(now),
+            setup: Some(Duration::from_millis(setup_time)),
+            total: None,
+            blackout: None,
+            error: None,
+        };
+    }
+
+    /// Ends what was inherited: the guest runs, after this blackout, or it runs in the old program
+    /// again, for this reason.
+    pub fn end_inherited(&self, outcome: Result<Option<Blackout>, &str>) {
+        let status = match outcome {
+            Ok(blackout) => {
+                self.note_blackout(blackout);
+                MigrationStatus::Completed
+            }
+            Err(reason) => {
+                self.note_error(reason);
+                MigrationStatus::Failed
+            }
+        };
+        if let Err(e) = self.advance(status) {
+            tracing::error!("{e}");
+        }
+    }
+
     /// Begins a migration in status `setup`.
     pub(crate) fn begin(&self) -> Result<(), MigrationInProgress> {
         {
@@ -156,7 +192,7 @@ impl Tracker {
     }
 
     /// Readable while a cancellation is wanted.
-    pub(crate) fn cancel_fd(&self) -> BorrowedFd<'_> {
+    pub fn cancel_fd(&self) -> BorrowedFd<'_> {
         self.cancel.as_fd()
     }
 

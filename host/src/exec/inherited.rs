@@ -1,0 +1,168 @@
+//! What this program inherits, if it was executed with a guest.
+// Taking a variable out of the environment is unsafe beside other threads.
+#![allow(unsafe_code)]
+
+use std::fs::File;
+use std::io::{Read, Seek, Write};
+use std::os::fd::{OwnedFd, RawFd};
+
+use baton_migration::HostError;
+use baton_migration::fds::FdTable;
+use nix::sys::signal::{SigSet, SigmaskHow, pthread_sigmask};
+
+use super::handoff::{self, Handoff, OldProgram};
+use super::program::{FAILED, STATE};
+use super::{fds, holder};
+
+/// Longest state, in bytes.
+const LONGEST: u64 = 256 << 20;
+
+/// Why this program was executed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Purpose {
+    /// To show that it could take the guest, which runs elsewhere.
+    Rehearsal,
+    /// To take the guest.
+    Successor,
+    /// It is the old program again, since its successor failed.
+    Rollback {
+        /// Why.
+        reason: String,
+    },
+}
+
+/// The inheritance. The descriptors themselves stay as they came until [`Inherited::release`], so
+/// that the old program can inherit them again.
+pub struct Inherited {
+    /// The way back.
+    pub old: OldProgram,
+    /// The descriptor of the handoff.
+    pub fd: RawFd,
+    /// Why this program runs.
+    pub purpose: Purpose,
+    /// What was handed over, if it can be understood.
+    pub handoff: Result<Handoff, String>,
+}
+
+/// Takes what the environment says. Call it first of all, before there is another thread.
+pub fn inherited() -> Result<Option<Inherited>, HostError> {
+    let Some(value) = std::env::var_os(STATE) else {
+        return Ok(None);
+    };
+    let failed = std::env::var_os(FAILED);
+    // SAFETY: there is no other thread yet.
+    unsafe {
+        std::env::remove_var(STATE);
+        std::env::remove_var(FAILED);
+    }
+    // Whatever the old program's thread had blocked when it executed this one.
+    pthread_sigmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)?;
+    let refused = |reason: &str| format!("{STATE}: the descriptor it names {reason}");
+    let fd: RawFd = value
+        .to_str()
+        .and_then(|text| text.parse().ok())
+        .ok_or_else(|| refused("is no number; unset the variable"))?;
+    let copy = fds::duplicate(fd).map_err(|e| refused(&format!("is not open: {e}")))?;
+    let (old, handoff) = handoff::read(copy).map_err(|e| refused(&e))?;
+    let purpose = match failed {
+        Some(reason) => Purpose::Rollback {
+            reason: reason.to_string_lossy().into_owned(),
+        },
+        None if handoff.as_ref().is_ok_and(|h| h.answer.is_some()) => Purpose::Rehearsal,
+        None => Purpose::Successor,
+    };
+    Ok(Some(Inherited {
+        old,
+        fd,
+        purpose,
+        handoff,
+    }))
+}
+
+impl Inherited {
+    /// What was handed over.
+    pub fn handoff(&self) -> Result<&Handoff, HostError> {
+        self.handoff.as_ref().map_err(|e| e.clone().into())
+    }
+
+    /// Duplicates of the descriptors, for the machine.
+    pub fn table(&self) -> Result<FdTable, HostError> {
+        let table = FdTable::new();
+        for (key, number) in &self.handoff()?.fds {
+            let fd = fds::duplicate(*number)
+                .map_err(|e| format!("Descriptor {key} was handed over as {number}: {e}"))?;
+            table.insert(key.clone(), fd)?;
+        }
+        Ok(table)
+    }
+
+    /// The state, if it is in memory.
+    pub fn state(&self) -> Result<Option<Vec<u8>>, HostError> {
+        let Some(number) = self.handoff()?.state else {
+            return Ok(None);
+        };
+        let mut file = File::from(self.duplicate("the state", number)?);
+        let mut bytes = Vec::new();
+        file.rewind()
+            .and_then(|()| file.take(LONGEST).read_to_end(&mut bytes))
+            .map_err(|e| format!("The state cannot be read: {e}"))?;
+        Ok(Some(bytes))
+    }
+
+    /// The claim's page.
+    pub fn claim(&self) -> Result<OwnedFd, HostError> {
+        let number = self.handoff()?.claim.ok_or("No claim was handed over")?;
+        self.duplicate("the claim", number)
+    }
+
+    /// Duplicates of the monitors' descriptors, with their description.
+    pub fn monitors(&self) -> Result<Option<(Vec<u8>, Vec<OwnedFd>)>, HostError> {
+        let Some(monitors) = &self.handoff()?.monitors else {
+            return Ok(None);
+        };
+        let fds = monitors
+            .fds
+            .iter()
+            .map(|number| self.duplicate("a monitor", *number))
+            .collect::<Result<_, _>>()?;
+        Ok(Some((monitors.description.to_vec(), fds)))
+    }
+
+    /// Answers a rehearsal.
+    pub fn answer(&self, outcome: Result<(), &str>) {
+        let Some(number) = self.handoff.as_ref().ok().and_then(|h| h.answer) else {
+            return;
+        };
+        let text = match outcome {
+            Ok(()) => super::rehearsal::READY.to_owned(),
+            Err(reason) => reason.to_owned(),
+        };
+        // Whoever has asked takes silence for a failure.
+        if let Ok(fd) = self.duplicate("the answer", number) {
+            let _ = File::from(fd).write_all(text.as_bytes());
+        }
+    }
+
+    /// The guest runs here: the old program is not needed any more, nor are the descriptors as they
+    /// came.
+    pub fn release(self) {
+        let Ok(handoff) = self.handoff else { return };
+        if let Some(handle) = handoff.holder {
+            holder::let_go(handle);
+        }
+        let monitors = handoff.monitors.into_iter().flat_map(|m| m.fds);
+        let numbers = handoff
+            .fds
+            .into_iter()
+            .map(|(_, number)| number)
+            .chain([handoff.state, handoff.claim].into_iter().flatten())
+            .chain(monitors)
+            .chain([self.fd, self.old.exe]);
+        numbers.for_each(fds::close);
+    }
+
+    fn duplicate(&self, what: &str, number: RawFd) -> Result<OwnedFd, HostError> {
+        fds::duplicate(number)
+            .map_err(|e| format!("The descriptor of {what} was handed over as {number}: {e}").into())
+    }
+}

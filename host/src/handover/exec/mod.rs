@@ -1,0 +1,7 @@
+//! cpr-exec: both sides are this process.
+
+mod source;
+mod successor;
+
+pub use source::migrate;
+pub use successor::{Succession, rehearse};

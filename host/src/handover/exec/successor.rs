@@ -1,0 +1,117 @@
+//! The next program, or the old one again: takes the guest out of what it inherits.
+
+use std::sync::Arc;
+
+use baton_migration::HostError;
+use baton_migration::claim::{ClaimWatch, Moment, TargetClaim};
+use baton_migration::fingerprint::MachineFingerprint;
+use baton_migration::settings::Capability;
+use baton_migration::stream::StateImage;
+
+use super::super::target::Target;
+use crate::cli::Options;
+use crate::exec::{Guard, Inherited, Purpose};
+use crate::machine::Machine;
+use crate::monitor::Kept;
+use crate::plugin::Registry;
+use crate::vm::Vm;
+
+/// Builds the machine on descriptors whose guest runs in another process, and lets go of it again.
+pub fn rehearse(options: &Options, inherited: &Inherited) -> Result<(), HostError> {
+    compare(options, &inherited.handoff()?.fingerprint)?;
+    let registry = Registry::load(&options.plugins)?;
+    let (events, _inbox) = std::sync::mpsc::channel();
+    let fds = Arc::new(inherited.table()?);
+    let machine = Machine::build(options, &registry, Some(&fds), &events)?;
+    fds.all_claimed()?;
+    drop(machine);
+    Ok(())
+}
+
+fn compare(options: &Options, theirs: &MachineFingerprint) -> Result<(), HostError> {
+    let mismatches = Machine::expected_fingerprint(options)?.compare(theirs);
+    if mismatches.is_empty() {
+        return Ok(());
+    }
+    let list: Vec<_> = mismatches.iter().map(ToString::to_string).collect();
+    Err(format!("It describes another machine: {}", list.join("; ")).into())
+}
+
+/// The inheritance and the way back, until the guest runs.
+pub struct Succession {
+    inherited: Inherited,
+    guard: Option<Guard>,
+}
+
+impl Succession {
+    /// Prepares the way back first, unless this is it.
+    pub fn new(inherited: Inherited) -> Result<Self, HostError> {
+        let guard = match inherited.purpose {
+            Purpose::Rollback { .. } | Purpose::Rehearsal => None,
+            Purpose::Successor => Some(Guard::arm(&inherited.old, inherited.fd)?),
+        };
+        Ok(Self { inherited, guard })
+    }
+
+    /// Goes back to the old program. Returns only if there is no way back, with all that is known.
+    pub fn roll_back(self, reason: &str) -> String {
+        match (self.guard, self.inherited.purpose) {
+            (Some(guard), _) => format!("{reason}. {}", guard.roll_back(reason)),
+            (None, Purpose::Rollback { reason: first }) => {
+                format!("{reason}. This is the old program again, since {first}")
+            }
+            (None, _) => reason.to_owned(),
+        }
+    }
+
+    /// Takes the guest and lets it run. The guest runs here from a success on; before, everything
+    /// can still be inherited again.
+    pub fn take(&mut self, vm: &Arc<Vm>) -> Result<Kept, HostError> {
+        let inherited = &self.inherited;
+        let handoff = inherited.handoff()?;
+        let (claim, watch) = TargetClaim::adopt(&inherited.claim()?)?;
+        vm.tracker.inherit(handoff.total_ms, handoff.setup_ms);
+        if handoff.events {
+            let _ = vm.state().settings.capabilities.set(Capability::Events, true);
+        }
+        let stream = inherited.state()?.ok_or("No state was handed over")?;
+        compare(&vm.options, &handoff.fingerprint)?;
+        let fds = Arc::new(inherited.table()?);
+        let machine = Machine::build(&vm.options, &vm.registry, Some(&fds), &vm.requests)?;
+        fds.all_claimed()?;
+        let mut target = Target::with(Arc::clone(vm), machine);
+        watch.stamp(Moment::Received);
+        let mut image = StateImage::read(&stream[..])?;
+        if image.header().fingerprint != handoff.fingerprint {
+            return Err("The state is of another machine than the descriptors".into());
+        }
+        use baton_migration::handover::TargetHost;
+        target.load(&mut image)?;
+        watch.stamp(Moment::Loaded);
+        let kept = match inherited.monitors()? {
+            Some((description, fds)) => Kept::from_parts(rmp_serde::from_slice(&description)?, fds)?,
+            None => Kept::default(),
+        };
+        if let Some(guard) = self.guard.take() {
+            guard.disarm();
+        }
+        target.start(claim).map_err(HostError::from)?;
+        self.conclude(vm, &watch);
+        Ok(kept)
+    }
+
+    fn conclude(&self, vm: &Vm, watch: &ClaimWatch) {
+        match &self.inherited.purpose {
+            Purpose::Rollback { reason } => {
+                tracing::warn!("migration failed: {reason}");
+                vm.tracker.end_inherited(Err(reason));
+            }
+            _ => vm.tracker.end_inherited(Ok(watch.blackout())),
+        }
+    }
+
+    /// The guest runs here: lets go of the rest of the inheritance.
+    pub fn release(self) {
+        self.inherited.release();
+    }
+}
