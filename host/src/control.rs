@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use baton_migration::Mode;
 use baton_migration::error_chain;
+use baton_migration::settings::Capability;
 use serde_json::{Value, json};
 
 use crate::handover;
@@ -57,10 +57,12 @@ impl Control for VmControl {
                 channels.as_deref(),
                 exit_on_error.unwrap_or(true),
             )),
-            Command::MigrateSetParameters { mode } => set_parameters(vm, mode),
+            Command::MigrateSetParameters(changes) => done(vm.set_parameters(changes)),
+            Command::MigrateSetCapabilities(changes) => done(vm.set_capabilities(&changes)),
             Command::QueryMigrateParameters => {
-                Ok(json!({ "mode": vm.state().settings.parameters.mode }))
+                Ok(Value::Object(vm.state().settings.parameters.report()))
             }
+            Command::QueryMigrateCapabilities => Ok(capabilities(vm)),
             Command::QueryMigrate => query_migrate(vm),
         }
     }
@@ -82,15 +84,10 @@ fn done(result: Result<(), baton_migration::HostError>) -> Result<Value, QmpErro
     }
 }
 
-fn set_parameters(vm: &Vm, mode: Option<Mode>) -> Result<Value, QmpError> {
-    let mut state = vm.state();
-    if state.migrating {
-        return Err(QmpError::generic("There's a migration process in progress"));
-    }
-    if let Some(mode) = mode {
-        state.settings.parameters.mode = mode;
-    }
-    Ok(json!({}))
+fn capabilities(vm: &Vm) -> Value {
+    let on = vm.state().settings.capabilities;
+    let row = |capability| json!({ "capability": capability, "state": on.contains(capability) });
+    Capability::ALL.into_iter().map(row).collect()
 }
 
 fn query_migrate(vm: &Vm) -> Result<Value, QmpError> {

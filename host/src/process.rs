@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
-use baton_migration::address::MigrationAddress;
+use baton_migration::address::{MigrationAddress, SocketAddress};
 use baton_migration::handover::TargetHandover;
 use baton_migration::{HostError, error_chain};
 use nix::sys::signal::{SigSet, Signal};
@@ -135,9 +135,12 @@ fn run_guest(options: Options, succession: &mut Option<Succession>) -> Result<()
             tracing::error!("{}", error_chain(&e));
         }
     } else if let Some(handover) = wait_for_source(&vm)? {
+        let now = take_guest_later(&vm, handover)?;
         serve_monitors(&vm, Kept::default())?;
         SERVING.store(true, Ordering::SeqCst);
-        take_guest(&vm, handover)?;
+        if let Some((handover, main)) = now {
+            take_guest(&vm, handover, main)?;
+        }
     } else {
         vm.power_on()?;
         serve_monitors(&vm, Kept::default())?;
@@ -166,21 +169,29 @@ fn wait_for_source(vm: &Arc<Vm>) -> Result<Option<TargetHandover>, HostError> {
     handover::receive(vm, cpr).map(Some)
 }
 
-/// Opens the main channel in a thread of its own, or waits for `migrate-incoming`.
-fn take_guest(vm: &Arc<Vm>, handover: TargetHandover) -> Result<(), HostError> {
-    let main = match vm
-        .options
-        .incoming
-        .as_ref()
-        .and_then(|incoming| incoming.main.clone())
-    {
-        Some(MigrationAddress::Socket(main)) => main,
-        Some(_) => return Err("Migration requires streamable transport (eg unix)".into()),
+/// Leaves `handover` to `migrate-incoming`, before there is a client that could say so; or gives it
+/// back with the main channel to open now.
+fn take_guest_later(
+    vm: &Vm,
+    handover: TargetHandover,
+) -> Result<Option<(TargetHandover, SocketAddress)>, HostError> {
+    let incoming = vm.options.incoming.as_ref();
+    match incoming.and_then(|incoming| incoming.main.clone()) {
+        Some(MigrationAddress::Socket(main)) => Ok(Some((handover, main))),
+        Some(_) => Err("Migration requires streamable transport (eg unix)".into()),
         None => {
             vm.state().deferred = Some(handover);
-            return Ok(());
+            Ok(None)
         }
-    };
+    }
+}
+
+/// Opens the main channel in a thread of its own.
+fn take_guest(
+    vm: &Arc<Vm>,
+    handover: TargetHandover,
+    main: SocketAddress,
+) -> Result<(), HostError> {
     let vm = Arc::clone(vm);
     std::thread::Builder::new()
         .name("incoming".into())

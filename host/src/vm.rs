@@ -1,11 +1,12 @@
 //! The VM: the machine with its runstate, and everything that may be asked of it.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use baton_migration::blockers::Blockers;
 use baton_migration::handover::TargetHandover;
-use baton_migration::settings::Settings;
+use baton_migration::settings::{Capability, ParameterChanges, Settings};
 use baton_migration::status::{MigrationStatus, Tracker};
 use baton_migration::{Blocker, HostError, Mode};
 
@@ -30,6 +31,8 @@ pub struct Vm {
     pub blockers: Blockers,
     /// To the main thread.
     pub requests: Sender<MachineEvent>,
+    /// Whether `MIGRATION` is emitted: the capability `events`, for those who do not hold the state.
+    migration_events: Arc<AtomicBool>,
     state: Mutex<State>,
     /// The monitors, while they are served.
     monitor: Mutex<Option<Monitor>>,
@@ -59,9 +62,14 @@ impl Vm {
         events: Events,
         requests: Sender<MachineEvent>,
     ) -> std::io::Result<Arc<Self>> {
-        let sink = events.clone();
+        let settings = options.settings.clone();
+        let on = settings.capabilities.contains(Capability::Events);
+        let migration_events = Arc::new(AtomicBool::new(on));
+        let (sink, wanted) = (events.clone(), Arc::clone(&migration_events));
         let tracker = Tracker::new(Box::new(move |status: MigrationStatus| {
-            sink.emit("MIGRATION", Some(serde_json::json!({ "status": status })));
+            if wanted.load(Ordering::SeqCst) {
+                sink.emit("MIGRATION", Some(serde_json::json!({ "status": status })));
+            }
         }))?;
         let blockers = Blockers::new();
         for blocker in own_blockers(&options) {
@@ -79,10 +87,11 @@ impl Vm {
             tracker: Arc::new(tracker),
             blockers,
             requests,
+            migration_events,
             state: Mutex::new(State {
                 machine: None,
                 runstate,
-                settings: Settings::default(),
+                settings,
                 deferred: None,
                 autostart,
                 migrating: false,
@@ -108,6 +117,25 @@ impl Vm {
     /// These are the monitors from here on.
     pub fn set_monitor(&self, monitor: Monitor) {
         *self.monitor.lock().unwrap_or_else(PoisonError::into_inner) = Some(monitor);
+    }
+
+    /// Sets migration parameters.
+    pub fn set_parameters(&self, changes: ParameterChanges) -> Result<(), HostError> {
+        let mut state = self.state();
+        state.settings_may_change()?;
+        state.settings.parameters.apply(changes);
+        Ok(())
+    }
+
+    /// Switches migration capabilities on and off: all of `changes` or none.
+    pub fn set_capabilities(&self, changes: &[(Capability, bool)]) -> Result<(), HostError> {
+        let mut state = self.state();
+        state.settings_may_change()?;
+        let capabilities = state.settings.capabilities.with(changes)?;
+        state.settings.capabilities = capabilities;
+        let events = capabilities.contains(Capability::Events);
+        self.migration_events.store(events, Ordering::SeqCst);
+        Ok(())
     }
 
     /// Builds and boots the machine, which does not run yet.
@@ -246,6 +274,16 @@ impl Vm {
         state.runstate = to;
         self.events.emit("STOP", None);
         stopped
+    }
+}
+
+impl State {
+    /// What a migration has begun with stays as it is.
+    fn settings_may_change(&self) -> Result<(), HostError> {
+        match self.migrating {
+            true => Err("There's a migration process in progress".into()),
+            false => Ok(()),
+        }
     }
 }
 

@@ -9,6 +9,8 @@ mod kills;
 mod leaks;
 mod power;
 mod runstate;
+mod settings;
+mod texts;
 mod transfer;
 
 use anyhow::Result;

@@ -209,15 +209,7 @@ impl Machine {
             Some(qmp) => qmp,
             None => {
                 self.wait_listening("qmp")?;
-                let mut qmp = Qmp::connect(&self.world.socket("qmp", self.number))
-                    .with_context(|| self.name())?;
-                if self.vmm() == Vmm::Qemu {
-                    // It tells of a migration's steps only when asked to.
-                    let events = json!([{ "capability": "events", "state": true }]);
-                    let arguments = json!({ "capabilities": events });
-                    qmp.execute("migrate-set-capabilities", &arguments)?;
-                }
-                qmp
+                Qmp::connect(&self.world.socket("qmp", self.number)).with_context(|| self.name())?
             }
         };
         Ok(self.qmp.insert(qmp))

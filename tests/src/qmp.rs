@@ -195,6 +195,12 @@ impl Qmp {
         self.events.clear();
     }
 
+    /// How many events of that name have come and were not waited for.
+    pub fn events(&self, name: &str) -> usize {
+        let named = |event: &&Value| event["event"] == name;
+        self.events.iter().filter(named).count()
+    }
+
     fn keep(&mut self, line: Value) {
         if line.get("event").is_some() {
             self.events.push_back(line);

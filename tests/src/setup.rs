@@ -153,6 +153,8 @@ impl Setup {
             &self.cpus.to_string(),
         ]);
         say(&["-nodefaults", "-display", "none"]);
+        // A migration's steps are told only to those who ask.
+        say(&["-global", "migration.x-events=on"]);
         let backend =
             format!("memory-backend-file,id=ram0,size={mib}M,mem-path={ram},share={share}");
         say(&["-object", &backend]);

@@ -85,6 +85,17 @@ pub fn set_mode(source: &mut Machine) -> Result<()> {
         .map(drop)
 }
 
+/// Switches a migration capability on or off.
+///
+/// # Errors
+/// When it is refused.
+pub fn set_capability(machine: &mut Machine, capability: &str, on: bool) -> Result<()> {
+    let list = json!([{ "capability": capability, "state": on }]);
+    machine
+        .execute("migrate-set-capabilities", &json!({ "capabilities": list }))
+        .map(drop)
+}
+
 /// Waits for a migration's end without asking meanwhile, which would take time from it; gives the
 /// source's account.
 ///

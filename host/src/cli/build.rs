@@ -4,12 +4,14 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use baton_migration::address::{Incoming, IncomingChannels};
+use baton_migration::settings::Settings;
 use clap::ArgMatches;
 
 use super::chardev::{Chardev, ChardevBackend, Serial};
 use super::device::DeviceOption;
 use super::drive::{self, Interface};
 use super::error::CliError;
+use super::global::Globals;
 use super::machine::{self, MachineOption};
 use super::object::MemoryBackend;
 use super::options::{Invocation, Kernel, Options};
@@ -115,6 +117,7 @@ fn options(said: &Said<'_>) -> Result<Options, CliError> {
         plugins: said.all("plugin").map(PathBuf::from).collect(),
         monitors,
         incoming,
+        settings: settings(said)?,
         paused: said.flag("S"),
         no_reboot: said.flag("no-reboot"),
     })
@@ -294,6 +297,15 @@ fn incoming(said: &Said<'_>) -> Result<Option<IncomingChannels>, CliError> {
         .validate()
         .map_err(|error| said.error("incoming", error.to_string()))?;
     Ok(Some(channels))
+}
+
+/// What `-global` sets for migrations.
+fn settings(said: &Said<'_>) -> Result<Settings, CliError> {
+    let mut globals = Globals::default();
+    said.each("global", |text| globals.add(text))?;
+    globals
+        .settings()
+        .map_err(|reason| said.error("global", reason))
 }
 
 /// What the guest boots. A target gets the guest with its kernel, so it may be without.

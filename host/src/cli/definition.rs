@@ -3,7 +3,7 @@
 use clap::{Arg, ArgAction, Command};
 
 /// Options that take a value: name, value, help. All may be repeated.
-const VALUES: [(&str, &str, &str); 19] = [
+const VALUES: [(&str, &str, &str); 20] = [
     (
         "machine",
         "[type=]NAME[,PROPERTY=VALUE...]",
@@ -81,6 +81,13 @@ const VALUES: [(&str, &str, &str); 19] = [
          file:PATH) is the main channel; defer leaves it to the QMP command migrate-incoming. A \
          channel is JSON, or dotted keys such as \
          cpr,addr.transport=socket,addr.type=unix,addr.path=PATH.",
+    ),
+    (
+        "global",
+        "migration.PROPERTY=VALUE | driver=migration,property=PROPERTY,value=VALUE",
+        "Set a migration parameter, or switch a migration capability on or off, before there is a \
+         monitor: mode=cpr-transfer, x-events=on. A property is a name of \
+         query-migrate-parameters or query-migrate-capabilities, with or without x- before it.",
     ),
     ("display", "none", "There is no display."),
     (

@@ -12,6 +12,7 @@ mod definition;
 mod device;
 mod drive;
 mod error;
+mod global;
 pub mod help;
 mod id;
 mod machine;

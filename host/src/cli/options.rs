@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use baton_migration::address::IncomingChannels;
+use baton_migration::settings::Settings;
 use baton_plugin_api::Drive;
 
 use super::chardev::Chardev;
@@ -63,6 +64,8 @@ pub struct Options {
     pub monitors: Vec<MonitorAddress>,
     /// `-incoming`, if it was said.
     pub incoming: Option<IncomingChannels>,
+    /// `-global migration.PROPERTY=VALUE`: what is set before there is a monitor.
+    pub settings: Settings,
     /// `-S`: do not start the guest.
     pub paused: bool,
     /// `-no-reboot`: a guest's reset ends the process.

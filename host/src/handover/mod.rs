@@ -7,7 +7,9 @@ mod target;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use baton_migration::address::{IncomingChannels, MigrationChannel, TransferChannels};
+use baton_migration::address::{
+    IncomingChannels, MigrationChannel, TransferChannels, main_address,
+};
 use baton_migration::handover::{SourceHandover, SourceOptions, Timeouts};
 use baton_migration::{HostError, Mode};
 
@@ -64,6 +66,8 @@ pub fn migrate(
             )
             .into());
         }
+        let main = main_address(uri, channels)?;
+        state.settings.check_migration(&main)?;
         state.migrating = true;
         mode
     };
@@ -96,13 +100,11 @@ pub fn migrate(
             return Err(e);
         }
     };
-    let vm = Arc::clone(vm);
     let thread = std::thread::Builder::new()
         .name("migration".into())
         .spawn(move || {
             let outcome = handover.run(&mut host);
             tracing::info!("the migration has ended: {outcome:?}");
-            vm.state().migrating = false;
         });
     thread
         .map(|_| ())

@@ -68,10 +68,10 @@ pub fn run(vm: &Arc<Vm>, handover: TargetHandover, main: &SocketAddress, exit_on
             TargetOutcome::Abandoned { reason }
         }
     };
-    vm.state().migrating = false;
     match outcome {
         TargetOutcome::Running => {}
         TargetOutcome::Abandoned { reason } | TargetOutcome::Lost { reason } => {
+            vm.state().migrating = false;
             if exit_on_error {
                 // The main thread lives until it hears this.
                 let _ = vm.requests.send(MachineEvent::Abandoned(reason));
@@ -143,6 +143,8 @@ impl TargetHost for Target {
         };
         let result = if runs { machine.start() } else { Ok(()) };
         state.machine = Some(machine);
+        // Clients are told next that it has ended, and may want another.
+        state.migrating = false;
         match result {
             Ok(()) => {
                 state.runstate = if runs {

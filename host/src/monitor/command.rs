@@ -1,7 +1,7 @@
 //! The commands, typed once: QMP's list of commands and the checks of arguments follow from here.
 
-use baton_migration::Mode;
 use baton_migration::address::MigrationChannel;
+use baton_migration::settings::{Capability, ParameterChanges};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
@@ -50,14 +50,15 @@ pub enum Command {
         exit_on_error: Option<bool>,
     },
     /// `migrate-set-parameters`
-    MigrateSetParameters {
-        /// `mode`
-        mode: Option<Mode>,
-    },
+    MigrateSetParameters(ParameterChanges),
+    /// `migrate-set-capabilities`
+    MigrateSetCapabilities(Vec<(Capability, bool)>),
     /// `query-migrate`
     QueryMigrate,
     /// `query-migrate-parameters`
     QueryMigrateParameters,
+    /// `query-migrate-capabilities`
+    QueryMigrateCapabilities,
 }
 
 type Arguments = Map<String, Value>;
@@ -70,11 +71,15 @@ const COMMANDS: &[(&str, Reader)] = &[
     ("cont", |a| none(&a, Command::Cont)),
     ("migrate", migrate),
     ("migrate-incoming", migrate_incoming),
-    ("migrate-set-parameters", migrate_set_parameters),
+    ("migrate-set-capabilities", migrate_set_capabilities),
+    ("migrate-set-parameters", |a| migrate_set_parameters(&a)),
     ("migrate_cancel", |a| none(&a, Command::MigrateCancel)),
     ("query-devices", |a| none(&a, Command::QueryDevices)),
     ("query-kvm", |a| none(&a, Command::QueryKvm)),
     ("query-migrate", |a| none(&a, Command::QueryMigrate)),
+    ("query-migrate-capabilities", |a| {
+        none(&a, Command::QueryMigrateCapabilities)
+    }),
     ("query-migrate-parameters", |a| {
         none(&a, Command::QueryMigrateParameters)
     }),
@@ -133,39 +138,15 @@ pub(super) fn take<T: DeserializeOwned>(
     })
 }
 
-/// The other members of QEMU's `MigrateSetParameters`, which a client may know of.
-const PARAMETERS: [&str; 30] = [
-    "announce-initial",
-    "announce-max",
-    "announce-rounds",
-    "announce-step",
-    "avail-switchover-bandwidth",
-    "block-bitmap-mapping",
-    "cpr-exec-command",
-    "cpu-throttle-increment",
-    "cpu-throttle-initial",
-    "cpu-throttle-tailslow",
-    "direct-io",
-    "downtime-limit",
-    "max-bandwidth",
-    "max-cpu-throttle",
-    "max-postcopy-bandwidth",
-    "multifd-channels",
-    "multifd-compression",
-    "multifd-qatzip-level",
-    "multifd-zlib-level",
-    "multifd-zstd-level",
-    "throttle-trigger-threshold",
-    "tls-authz",
-    "tls-creds",
-    "tls-hostname",
-    "vcpu-dirty-limit",
-    "x-checkpoint-delay",
-    "x-rdma-chunk-size",
-    "x-vcpu-dirty-limit-period",
-    "xbzrle-cache-size",
-    "zero-page-detection",
-];
+/// Takes an argument that must be there.
+fn required<T: DeserializeOwned>(
+    arguments: &mut Arguments,
+    name: &str,
+    expects: &str,
+) -> Result<T, QmpError> {
+    take(arguments, name, expects)?
+        .ok_or_else(|| QmpError::generic(format!("Parameter '{name}' is missing")))
+}
 
 /// Channels say themselves what is wrong with them.
 fn channels(arguments: &mut Arguments) -> Result<Option<Vec<MigrationChannel>>, QmpError> {
@@ -213,20 +194,40 @@ fn migrate_incoming(mut arguments: Arguments) -> Result<Command, QmpError> {
     })
 }
 
-fn migrate_set_parameters(mut arguments: Arguments) -> Result<Command, QmpError> {
-    let mode = take::<String>(&mut arguments, "mode", "string")?
-        .map(|mode| mode.parse().map_err(|e: String| QmpError::generic(e)))
-        .transpose()?;
-    if let Some(name) = arguments
-        .keys()
-        .find(|name| PARAMETERS.contains(&name.as_str()))
-    {
-        return Err(QmpError::generic(format!(
-            "Parameter '{name}' is not supported: it does not apply to cpr-transfer; leave it out"
-        )));
-    }
+fn migrate_set_parameters(arguments: &Arguments) -> Result<Command, QmpError> {
+    ParameterChanges::read(arguments)
+        .map(Command::MigrateSetParameters)
+        .map_err(QmpError::generic)
+}
+
+fn migrate_set_capabilities(mut arguments: Arguments) -> Result<Command, QmpError> {
+    let list: Vec<Value> = required(&mut arguments, "capabilities", "array")?;
+    let changes = list
+        .into_iter()
+        .enumerate()
+        .map(|(at, value)| capability_status(&format!("capabilities[{at}]"), value))
+        .collect::<Result<_, _>>()?;
     finish(&arguments)?;
-    Ok(Command::MigrateSetParameters { mode })
+    Ok(Command::MigrateSetCapabilities(changes))
+}
+
+/// QAPI `MigrationCapabilityStatus`. Errors name its members by its place in the list, except for a
+/// value that does not exist, as in QEMU.
+fn capability_status(place: &str, value: Value) -> Result<(Capability, bool), QmpError> {
+    let Value::Object(members) = value else {
+        return Err(QmpError::generic(format!(
+            "Invalid parameter type for '{place}', expected: object"
+        )));
+    };
+    let mut members = members
+        .into_iter()
+        .map(|(name, value)| (format!("{place}.{name}"), value))
+        .collect();
+    let name: String = required(&mut members, &format!("{place}.capability"), "string")?;
+    let capability = name.parse().map_err(|e: String| QmpError::generic(e))?;
+    let state = required(&mut members, &format!("{place}.state"), "boolean")?;
+    finish(&members)?;
+    Ok((capability, state))
 }
 
 #[cfg(test)]
@@ -288,20 +289,39 @@ mod tests {
                 "Parameter 'mode' does not accept value 'cpr-bogus'",
             ),
             (
-                "migrate-set-parameters",
-                json!({"mode": 3}),
-                "Invalid parameter type for 'mode', expected: string",
+                "migrate-set-capabilities",
+                json!({}),
+                "Parameter 'capabilities' is missing",
             ),
             (
-                "migrate-set-parameters",
-                json!({"max-bandwidth": 1}),
-                "Parameter 'max-bandwidth' is not supported: it does not apply to cpr-transfer; \
-                 leave it out",
+                "migrate-set-capabilities",
+                json!({"capabilities": 3}),
+                "Invalid parameter type for 'capabilities', expected: array",
             ),
             (
-                "migrate-set-parameters",
-                json!({"mod": "normal"}),
-                "Parameter 'mod' is unexpected",
+                "migrate-set-capabilities",
+                json!({"capabilities": [3]}),
+                "Invalid parameter type for 'capabilities[0]', expected: object",
+            ),
+            (
+                "migrate-set-capabilities",
+                json!({"capabilities": [{"capability": "events"}]}),
+                "Parameter 'capabilities[0].state' is missing",
+            ),
+            (
+                "migrate-set-capabilities",
+                json!({"capabilities": [{"capability": "events", "state": 3}]}),
+                "Invalid parameter type for 'capabilities[0].state', expected: boolean",
+            ),
+            (
+                "migrate-set-capabilities",
+                json!({"capabilities": [{"capability": "foo", "state": true}]}),
+                "Parameter 'capability' does not accept value 'foo'",
+            ),
+            (
+                "migrate-set-capabilities",
+                json!({"capabilities": [{"capability": "events", "state": true, "x": 1}]}),
+                "Parameter 'capabilities[0].x' is unexpected",
             ),
             (
                 "migrate",

@@ -32,7 +32,7 @@ impl TransferChannels {
         let (main, cpr) = split(uri, channels)?;
         let cpr = match cpr.ok_or(AddressError::NoCpr)? {
             MigrationAddress::Socket(SocketAddress::Unix { path }) => path,
-            MigrationAddress::Socket(_) => return Err(AddressError::CprSocketType),
+            // Whatever else it is: QEMU tells them apart only for -incoming.
             _ => return Err(AddressError::CprAddress),
         };
         Ok(Self {

@@ -196,12 +196,9 @@ fn bad_channel_lists_are_refused_in_the_words_of_qemu() {
         (&with_cpr("file:a"), "bad cpr channel address; must be unix"),
         (
             &with_cpr("tcp:a:1"),
-            "bad cpr channel socket type; must be unix",
+            "bad cpr channel address; must be unix",
         ),
-        (
-            &with_cpr("fd:3"),
-            "bad cpr channel socket type; must be unix",
-        ),
+        (&with_cpr("fd:3"), "bad cpr channel address; must be unix"),
         (
             &[file, both[1].clone()],
             "Migration requires streamable transport (eg unix)",

@@ -5,9 +5,13 @@
 //! changed: it is refused rather than passed over.
 
 mod capability;
+mod changes;
+mod conflicts;
+mod fixed;
 mod parameters;
 
 pub use capability::{Capabilities, Capability};
+pub use changes::ParameterChanges;
 pub use parameters::{MigrationParameters, ZeroPageDetection};
 
 /// Parameters and capabilities together. A process begins with QEMU's defaults.

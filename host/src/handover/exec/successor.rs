@@ -72,7 +72,7 @@ impl Succession {
         let (claim, watch) = TargetClaim::adopt(&inherited.claim()?)?;
         vm.tracker.inherit(handoff.total_ms, handoff.setup_ms);
         if handoff.events {
-            let _ = vm.state().settings.capabilities.set(Capability::Events, true);
+            vm.set_capabilities(&[(Capability::Events, true)])?;
         }
         let stream = inherited.state()?.ok_or("No state was handed over")?;
         compare(&vm.options, &handoff.fingerprint)?;
@@ -95,7 +95,7 @@ impl Succession {
         if let Some(guard) = self.guard.take() {
             guard.disarm();
         }
-        target.start(claim).map_err(HostError::from)?;
+        let _started = target.start(claim)?;
         self.conclude(vm, &watch);
         Ok(kept)
     }
