@@ -88,8 +88,7 @@ fn succeed(
     inherited: Inherited,
 ) -> Result<(), HostError> {
     let mut succession = Some(Succession::new(inherited)?);
-    let outcome = guest_options(arguments)
-        .and_then(|options| run_guest(options, &mut succession));
+    let outcome = guest_options(arguments).and_then(|options| run_guest(options, &mut succession));
     match (outcome, succession) {
         (Err(e), Some(succession)) => Err(succession.roll_back(&one_line(&*e)).into()),
         (outcome, _) => outcome,

@@ -11,6 +11,7 @@
 //! | [`channel`] | connected sockets that carry bounded frames and file descriptors |
 //! | [`checkpoint`] | keeping a guest in a file or behind a command, and restoring it |
 //! | [`claim`] | the shared word that decides which process runs the guest |
+//! | [`fault`] | where tests make a process fail |
 //! | [`fds`] | the descriptors a target received, each taken once |
 //! | [`fingerprint`] | what two machines must have in common |
 //! | [`handover`] | the protocol and its two state machines |
@@ -27,6 +28,7 @@ pub mod blockers;
 pub mod channel;
 pub mod checkpoint;
 pub mod claim;
+pub mod fault;
 pub mod fds;
 pub mod fingerprint;
 pub mod handover;

@@ -4,6 +4,7 @@
 
 mod boot;
 mod document;
+mod exec;
 mod failure;
 mod kills;
 mod leaks;

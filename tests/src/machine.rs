@@ -77,12 +77,8 @@ impl Machine {
         let mut command = Command::new(&setup.programs.binary);
         command
             .args(&world.arguments)
+            .args(monitor(world, number))
             .current_dir(world.scratch.path());
-        let qmp = world.socket("qmp", number);
-        command.args([
-            "-qmp",
-            &format!("unix:{},server=on,wait=off", qmp.display()),
-        ]);
         if let Some(main) = &incoming {
             command.args(["-incoming", &world.main_uri(main, number)]);
             command.args(["-incoming", &world.channel("cpr", number).to_string()]);
@@ -104,6 +100,20 @@ impl Machine {
             main: incoming.unwrap_or(Main::Unix),
             world: Arc::clone(world),
         })
+    }
+
+    /// The program and its arguments, as this process was started but for what it had to wait for.
+    pub fn command(&self) -> Vec<String> {
+        let binary = self.world.setup.programs.binary.display().to_string();
+        let mut line = vec![binary];
+        line.extend(self.world.arguments.iter().cloned());
+        line.extend(monitor(&self.world, self.number));
+        line
+    }
+
+    /// Gives the monitor's connection up; the next use makes a new one.
+    pub fn disconnect(&mut self) {
+        self.qmp = None;
     }
 
     /// Waits until the guest has come up, or come up again.
@@ -415,6 +425,13 @@ impl Machine {
             self.vmm()
         )
     }
+}
+
+/// The monitor's arguments.
+fn monitor(world: &World, number: u32) -> [String; 2] {
+    let qmp = world.socket("qmp", number);
+    let address = format!("unix:{},server=on,wait=off", qmp.display());
+    ["-qmp".to_owned(), address]
 }
 
 impl Drop for Machine {

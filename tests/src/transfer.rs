@@ -118,3 +118,30 @@ pub fn outcome(source: &mut Machine) -> Result<Value> {
         Ok(ended(&info).then_some(info))
     })
 }
+
+/// Sets mode cpr-exec with a command, and starts it.
+///
+/// # Errors
+/// When either is refused.
+pub fn begin_exec(machine: &mut Machine, command: &[String]) -> Result<()> {
+    let parameters = json!({ "mode": "cpr-exec", "cpr-exec-command": command });
+    machine.execute("migrate-set-parameters", &parameters)?;
+    machine.qmp()?.forget_events();
+    machine.execute("migrate", &json!({})).map(drop)
+}
+
+/// Lets the process execute itself, and waits until the guest runs in the new program.
+///
+/// # Errors
+/// When it does not succeed.
+pub fn execute_successor(machine: &mut Machine) -> Result<Handover> {
+    let command = machine.command();
+    begin_exec(machine, &command)?;
+    let info = outcome(machine)?;
+    ensure!(
+        info["status"] == "completed",
+        "It ended with {info}; {}",
+        machine.log()
+    );
+    Ok(Handover { info })
+}

@@ -75,7 +75,10 @@ impl Guard {
     /// that failed, with why.
     pub fn roll_back(self, reason: &str) -> String {
         let errno = go_back(reason.as_bytes());
-        format!("The old program cannot be executed again either: {}", errno.desc())
+        format!(
+            "The old program cannot be executed again either: {}",
+            errno.desc()
+        )
     }
 }
 

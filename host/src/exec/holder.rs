@@ -51,8 +51,8 @@ impl Holder {
     /// Starts the child. Descriptors that the old program needs again must be set to outlive
     /// `execve` already. `started` tells from the claim whether the guest was started.
     pub fn start(old: Program, claim: ClaimWatch, started: Started) -> Result<Self, HostError> {
-        let (ours, theirs) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC)
-            .map(|(read, write)| (write, read))?;
+        let (ours, theirs) =
+            nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).map(|(read, write)| (write, read))?;
         // SAFETY: asks for a descriptor of this very process.
         let parent = unsafe { libc::syscall(libc::SYS_pidfd_open, libc::getpid(), 0) };
         let parent = Errno::result(parent)? as RawFd;
@@ -83,7 +83,11 @@ impl Holder {
         }
         // A handler would run on this program's memory; the child hears of nothing.
         let mut before = SigSet::empty();
-        pthread_sigmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), Some(&mut before))?;
+        pthread_sigmask(
+            SigmaskHow::SIG_SETMASK,
+            Some(&SigSet::all()),
+            Some(&mut before),
+        )?;
         let child = Box::into_raw(child);
         // SAFETY: the stack is the child's alone and `child` is never freed while it runs. It shares
         // the memory and has a copy of the descriptors; it neither returns nor uses the C library
@@ -164,7 +168,9 @@ extern "C" fn hold(child: *mut libc::c_void) -> libc::c_int {
         // SAFETY: asks for a number.
         if fds[1].revents != 0 && unsafe { libc::getppid() } != child.parent_pid {
             // Nobody is left who could run the guest.
-            child.old.execute(b"the new program ended before it started the guest");
+            child
+                .old
+                .execute(b"the new program ended before it started the guest");
             break;
         }
         // The leash was let go by a program that lives: it has the guest.

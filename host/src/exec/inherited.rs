@@ -162,7 +162,8 @@ impl Inherited {
     }
 
     fn duplicate(&self, what: &str, number: RawFd) -> Result<OwnedFd, HostError> {
-        fds::duplicate(number)
-            .map_err(|e| format!("The descriptor of {what} was handed over as {number}: {e}").into())
+        fds::duplicate(number).map_err(|e| {
+            format!("The descriptor of {what} was handed over as {number}: {e}").into()
+        })
     }
 }

@@ -98,16 +98,14 @@ impl Program {
         unsafe {
             match &self.file {
                 File::Path(path) => libc::execve(path.as_ptr(), arguments, environment),
-                File::Descriptor(fd) => {
-                    libc::syscall(
-                        libc::SYS_execveat,
-                        *fd,
-                        empty.as_ptr(),
-                        arguments,
-                        environment,
-                        libc::AT_EMPTY_PATH,
-                    ) as i32
-                }
+                File::Descriptor(fd) => libc::syscall(
+                    libc::SYS_execveat,
+                    *fd,
+                    empty.as_ptr(),
+                    arguments,
+                    environment,
+                    libc::AT_EMPTY_PATH,
+                ) as i32,
             };
         }
         Errno::last()

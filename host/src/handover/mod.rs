@@ -66,8 +66,11 @@ pub fn migrate(
             )
             .into());
         }
-        let main = main_address(uri, channels)?;
-        state.settings.check_migration(&main)?;
+        // Without an address, cpr-exec keeps the state in memory.
+        if mode != Mode::CprExec || uri.is_some() || channels.is_some() {
+            let main = main_address(uri, channels)?;
+            state.settings.check_migration(&main)?;
+        }
         state.migrating = true;
         mode
     };

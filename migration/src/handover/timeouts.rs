@@ -28,7 +28,7 @@ pub struct Timeouts {
 
 impl Default for Timeouts {
     fn default() -> Self {
-        let seconds = Duration::from_secs;
+        let seconds = |s| crate::fault::patience(Duration::from_secs(s));
         Self {
             connect: seconds(5),
             message: seconds(10),

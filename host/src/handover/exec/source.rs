@@ -13,14 +13,14 @@ use baton_migration::claim::{ClaimState, ClaimWatch, Moment, Reclaimed, SourceCl
 use baton_migration::fingerprint::MachineFingerprint;
 use baton_migration::handover::{OutgoingFd, SourceHost};
 use baton_migration::stream::SectionWriter;
-use baton_migration::{HostError, MigrationEvent, Mode};
+use baton_migration::{HostError, MigrationEvent, Mode, fault};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use serde_bytes::ByteBuf;
 
 use super::super::producer;
 use super::super::source::Source;
-use crate::exec::{self, Handoff, Holder, Monitors, OldProgram, Program};
 use crate::control::serve_monitors;
+use crate::exec::{self, Handoff, Holder, Monitors, OldProgram, Program};
 use crate::monitor::{Kept, KeptDescription, Monitor};
 use crate::vm::Vm;
 
@@ -199,6 +199,7 @@ impl Keeper for Executor {
         _ram: Option<&dyn RamSource>,
         _cancel: Cancel<'_>,
     ) -> Result<(), HostError> {
+        fault::point("exec-write")?;
         let mut file = File::from(memfd_create("baton-cpr-state", MFdFlags::MFD_CLOEXEC)?);
         file.write_all(state)
             .map_err(|e| format!("The state cannot be kept in memory: {e}"))?;
@@ -207,9 +208,14 @@ impl Keeper for Executor {
     }
 
     fn finish(&mut self) -> Result<(), HostError> {
+        fault::point("exec-finish")?;
         let opened = self.opened.as_ref().ok_or("Nothing was opened")?;
         let state = self.state.as_ref().ok_or("There is no state")?;
-        let kept = self.vm.take_monitor().map(Monitor::detach).unwrap_or_default();
+        let kept = self
+            .vm
+            .take_monitor()
+            .map(Monitor::detach)
+            .unwrap_or_default();
         let (description, client_fds) = &*self.detached.insert(kept.into_parts());
         let description = rmp_serde::to_vec_named(description)?;
         let info = self.vm.tracker.info();
@@ -224,9 +230,12 @@ impl Keeper for Executor {
                 fds: client_fds.iter().map(AsRawFd::as_raw_fd).collect(),
             }),
             holder: None,
-            events: self.vm.state().settings.capabilities.contains(
-                baton_migration::settings::Capability::Events,
-            ),
+            events: self
+                .vm
+                .state()
+                .settings
+                .capabilities
+                .contains(baton_migration::settings::Capability::Events),
             total_ms: info.total_time.unwrap_or(0),
             setup_ms: info.setup_time.unwrap_or(0),
         };
@@ -242,6 +251,7 @@ impl Keeper for Executor {
         let started = |watch: &ClaimWatch| watch.state() == ClaimState::Started;
         let holder = Holder::start(again, watch, started)?;
         let executed = holder.handle().and_then(|handle| {
+            fault::point("exec-execve")?;
             handoff.holder = Some(handle);
             let memfd = exec::write_handoff(&opened.old, &handoff)?;
             let _outlives = exec::Outlive::new(vec![memfd.as_fd()])?;

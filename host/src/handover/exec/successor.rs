@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use baton_migration::HostError;
 use baton_migration::claim::{ClaimWatch, Moment, TargetClaim};
 use baton_migration::fingerprint::MachineFingerprint;
 use baton_migration::settings::Capability;
 use baton_migration::stream::StateImage;
+use baton_migration::{HostError, fault};
 
 use super::super::target::Target;
 use crate::cli::Options;
@@ -76,11 +76,13 @@ impl Succession {
         }
         let stream = inherited.state()?.ok_or("No state was handed over")?;
         compare(&vm.options, &handoff.fingerprint)?;
+        self.fault("build")?;
         let fds = Arc::new(inherited.table()?);
         let machine = Machine::build(&vm.options, &vm.registry, Some(&fds), &vm.requests)?;
         fds.all_claimed()?;
         let mut target = Target::with(Arc::clone(vm), machine);
         watch.stamp(Moment::Received);
+        self.fault("load")?;
         let mut image = StateImage::read(&stream[..])?;
         if image.header().fingerprint != handoff.fingerprint {
             return Err("The state is of another machine than the descriptors".into());
@@ -89,15 +91,28 @@ impl Succession {
         target.load(&mut image)?;
         watch.stamp(Moment::Loaded);
         let kept = match inherited.monitors()? {
-            Some((description, fds)) => Kept::from_parts(rmp_serde::from_slice(&description)?, fds)?,
+            Some((description, fds)) => {
+                Kept::from_parts(rmp_serde::from_slice(&description)?, fds)?
+            }
             None => Kept::default(),
         };
+        self.fault("start")?;
         if let Some(guard) = self.guard.take() {
             guard.disarm();
         }
+        self.fault("claim")?;
         let _started = target.start(claim)?;
         self.conclude(vm, &watch);
         Ok(kept)
+    }
+
+    /// `successor-STEP` in the new program, `rollback-STEP` in the old one again.
+    fn fault(&self, step: &str) -> Result<(), HostError> {
+        let who = match self.inherited.purpose {
+            Purpose::Rollback { .. } => "rollback",
+            _ => "successor",
+        };
+        fault::point(&format!("{who}-{step}"))
     }
 
     fn conclude(&self, vm: &Vm, watch: &ClaimWatch) {

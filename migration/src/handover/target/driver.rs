@@ -15,7 +15,7 @@ use crate::handover::link::{Event, LinkError};
 use crate::handover::protocol::{self, Message, kind};
 use crate::handover::{StartError, TargetHost, advance};
 use crate::status::MigrationStatus;
-use crate::{HostError, error_chain};
+use crate::{HostError, error_chain, fault};
 
 /// How long a connection to the main channel may take to show that it is the source's, before the
 /// next one is looked at. The guest runs meanwhile.
@@ -33,7 +33,10 @@ impl TargetHandover {
     ) {
         while !matches!(self.action, Action::Finish { .. }) && !pause(&self.action) {
             tracing::debug!(action = ?self.action, "handover, target");
-            let input = self.carry_out(host);
+            let input = match fault::before("target", &self.action) {
+                Ok(()) => self.carry_out(host),
+                Err(error) => Input::Failed(error_chain(&*error)),
+            };
             tracing::debug!(?input, "handover, target");
             self.action = self.machine.step(input);
         }

@@ -1,0 +1,95 @@
+//! Live updates by cpr-exec: the process becomes the next program, and the guest goes on.
+
+use anyhow::{Result, ensure};
+use baton_testkit::check::examine;
+use baton_testkit::progress::Progress;
+use baton_testkit::report::ENTRY_TSC;
+use baton_testkit::transfer::{begin_exec, execute_successor, outcome};
+use baton_testkit::{Machine, needs_kvm};
+
+use crate::setup;
+
+/// Everything that a guest must still do and have.
+fn is_whole(machine: &mut Machine) -> Result<()> {
+    machine.wait_progress()?;
+    examine(machine)?;
+    machine.wait_progress()
+}
+
+#[test]
+fn a_guest_goes_on_in_the_program_that_its_process_executes() -> Result<()> {
+    needs_kvm!();
+    let mut machine = setup()?.boot()?;
+    let entered = machine.report().get(ENTRY_TSC);
+    for _ in 0..3 {
+        machine.wait_progress()?;
+        let before = Progress::now(machine.report());
+        let handover = execute_successor(&mut machine)?;
+        ensure!(handover.blackout_ms().is_some(), "{handover:?}");
+        is_whole(&mut machine)?;
+        let stuck = Progress::now(machine.report()).stuck_since(&before);
+        ensure!(stuck.is_empty(), "{stuck:?}");
+    }
+    ensure!(machine.report().get(ENTRY_TSC) == entered, "it booted");
+    machine.say("quiesce")?;
+    let verdict = machine.wait_line("VERIFIED ")?;
+    ensure!(verdict.ends_with("bad=0"), "{verdict}");
+    machine.say("poweroff")?;
+    machine.ended_well()
+}
+
+#[test]
+fn a_paused_guest_stays_paused() -> Result<()> {
+    needs_kvm!();
+    let mut machine = setup()?.boot()?;
+    machine.stop()?;
+    execute_successor(&mut machine)?;
+    machine.wait_status("paused")?;
+    machine.cont()?;
+    is_whole(&mut machine)
+}
+
+/// Tries a command that cannot work; the guest goes on and the reason is told.
+fn fails(machine: &mut Machine, command: &[&str]) -> Result<String> {
+    let command: Vec<_> = command.iter().map(ToString::to_string).collect();
+    begin_exec(machine, &command)?;
+    let info = outcome(machine)?;
+    ensure!(info["status"] == "failed", "{info}");
+    machine.wait_status("running")?;
+    is_whole(machine)?;
+    Ok(info["error-desc"].as_str().unwrap_or_default().to_owned())
+}
+
+#[test]
+fn a_program_that_cannot_take_the_guest_leaves_it_where_it_is() -> Result<()> {
+    needs_kvm!();
+    let mut machine = setup()?.boot()?;
+    let right = machine.command();
+    let right: Vec<&str> = right.iter().map(String::as_str).collect();
+
+    let said = fails(&mut machine, &["/bin/true"])?;
+    ensure!(said.contains("is it a Baton with cpr-exec?"), "{said}");
+    let said = fails(&mut machine, &["/bin/false"])?;
+    ensure!(said.contains("exit status 1"), "{said}");
+    let said = fails(&mut machine, &[right[0], "-version"])?;
+    ensure!(said.contains("run no guest"), "{said}");
+    let said = fails(
+        &mut machine,
+        &[&right, &["-device", "nonesuch"][..]].concat(),
+    )?;
+    ensure!(said.contains("nonesuch"), "{said}");
+    let said = fails(&mut machine, &[&right, &["-m", "64M"][..]].concat())?;
+    ensure!(said.contains("64"), "{said}");
+    let said = fails(
+        &mut machine,
+        &[&right, &["-device", "virtio-rng-pci"][..]].concat(),
+    );
+    // One device more is a machine of another kind.
+    ensure!(
+        said.is_err() || said.is_ok_and(|said| !said.is_empty()),
+        "it took it"
+    );
+
+    execute_successor(&mut machine)?;
+    is_whole(&mut machine)
+}
