@@ -13,6 +13,11 @@ const ET_DYN: u16 = 3;
 const EM_X86_64: u16 = 62;
 const SEGMENT: usize = 56;
 const PT_LOAD: u32 = 1;
+const PT_DYNAMIC: u32 = 2;
+const DT_STRTAB: u64 = 5;
+const DT_STRSZ: u64 = 10;
+/// More than any library's names take.
+const NAMES_MAX: usize = 16 << 20;
 
 /// Whether `path` is a whole shared object for this machine. The dynamic linker checks no file's
 /// length: of one that was cut off it dies by SIGBUS.
@@ -45,6 +50,59 @@ pub(super) fn check(path: &Path) -> Result<(), String> {
         ));
     }
     Ok(())
+}
+
+/// Whether the dynamic linker would find a symbol `name` in `path`, or in what it needs. Only the
+/// names are read, which are a few kilobytes of a file of megabytes.
+pub(super) fn names(path: &Path, name: &str) -> bool {
+    dynamic_names(path).is_some_and(|names| {
+        names
+            .split(|byte| *byte == 0)
+            .any(|found| found == name.as_bytes())
+    })
+}
+
+/// The dynamic string table, by the ELF header's way to it: PT_DYNAMIC, DT_STRTAB, DT_STRSZ.
+fn dynamic_names(path: &Path) -> Option<Vec<u8>> {
+    let file = File::open(path).ok()?;
+    let mut header = [0; HEADER];
+    if !read(&file, &mut header, 0).ok()? || header[..4] != MAGIC || header[4] != CLASS_64 {
+        return None;
+    }
+    let (table, size, count) = (long(&header, 32), half(&header, 54), half(&header, 56));
+    let mut loaded = Vec::new();
+    let mut dynamic = None;
+    for number in 0..u64::from(count) {
+        let mut segment = [0; SEGMENT];
+        let at = table.checked_add(number * u64::from(size))?;
+        if !read(&file, &mut segment, at).ok()? {
+            return None;
+        }
+        let (offset, address, length) = (long(&segment, 8), long(&segment, 16), long(&segment, 32));
+        match word(&segment, 0) {
+            PT_LOAD => loaded.push((offset, address, length)),
+            PT_DYNAMIC => dynamic = Some((offset, length)),
+            _ => {}
+        }
+    }
+    let (offset, length) = dynamic?;
+    let entries = bytes(&file, offset, length)?;
+    let entry = |tag: u64| {
+        let mut all = entries.chunks_exact(16);
+        Some(long(all.find(|entry| long(entry, 0) == tag)?, 8))
+    };
+    let (address, length) = (entry(DT_STRTAB)?, entry(DT_STRSZ)?);
+    let (offset, start, _) = loaded
+        .into_iter()
+        .find(|(_, start, length)| address >= *start && address - start < *length)?;
+    bytes(&file, offset.checked_add(address - start)?, length)
+}
+
+/// `length` bytes from `at`, if the file has them and they are not absurdly many.
+fn bytes(file: &File, at: u64, length: u64) -> Option<Vec<u8>> {
+    let length = usize::try_from(length).ok().filter(|n| *n <= NAMES_MAX)?;
+    let mut bytes = vec![0; length];
+    read(file, &mut bytes, at).ok()?.then_some(bytes)
 }
 
 /// How far the segments to be loaded reach, or as much of their table as is there.

@@ -3,8 +3,10 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use baton_plugin_api::magic::MAGIC_SYMBOL;
 use baton_plugin_api::{DeviceType, PluginDescriptor};
 
+use super::elf;
 use super::loader::{LoadError, Plugin};
 
 /// Why the plugins cannot be used as they are.
@@ -89,7 +91,7 @@ impl Registry {
             .and_then(|p| p.parent().map(Path::to_owned));
         if let Some(beside) = beside {
             for file in folder(&beside).unwrap_or_default() {
-                if mentions_magic(&file) {
+                if elf::names(&file, MAGIC_SYMBOL) {
                     this.add_file(&file)?;
                 }
             }
@@ -188,13 +190,6 @@ fn folder(path: &Path) -> std::io::Result<Vec<PathBuf>> {
     }
     files.sort();
     Ok(files)
-}
-
-/// Whether a file holds the symbol of the magic block at all, found without running any of it.
-fn mentions_magic(path: &Path) -> bool {
-    let needle = baton_plugin_api::magic::MAGIC_SYMBOL.as_bytes();
-    std::fs::read(path)
-        .is_ok_and(|bytes| bytes.windows(needle.len()).any(|window| window == needle))
 }
 
 fn same_content(a: &Path, b: &Path) -> bool {
