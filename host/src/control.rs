@@ -8,7 +8,9 @@ use serde_json::{Value, json};
 
 use crate::handover;
 use crate::machine::events::MachineEvent;
-use crate::monitor::{Command, Control, Kept, Monitor, MonitorError, QmpError};
+use crate::monitor::{
+    Command, Control, Kept, Monitor, MonitorAddress, MonitorError, QmpError,
+};
 use crate::vm::Vm;
 
 /// A VM as the monitor sees it.
@@ -68,13 +70,33 @@ impl Control for VmControl {
     }
 }
 
-/// Serves monitors: those that are kept, and those of the command line.
-pub fn serve_monitors(vm: &Arc<Vm>, kept: Kept) -> Result<(), MonitorError> {
+/// Starts the monitors of the command line, and waits for the clients that are waited for.
+pub fn start_monitors(vm: &Arc<Vm>) -> Result<(), MonitorError> {
     let control: Arc<dyn Control> = Arc::new(VmControl(Arc::clone(vm)));
-    let addresses = vm.options.monitors.clone();
-    let monitor = Monitor::attach(kept, addresses, control, vm.events.clone())?;
+    let monitor = Monitor::start(&vm.options.monitors, control, vm.events.clone())?;
     vm.set_monitor(monitor);
     Ok(())
+}
+
+/// Serves monitors: those that are kept, and those of the command line. If these cannot be had,
+/// clients that are kept are served all the same.
+pub fn serve_monitors(vm: &Arc<Vm>, kept: Kept) -> Result<(), MonitorError> {
+    let control: Arc<dyn Control> = Arc::new(VmControl(Arc::clone(vm)));
+    let attach = |kept, addresses: &[MonitorAddress]| {
+        Monitor::attach(kept, addresses, Arc::clone(&control), vm.events.clone())
+    };
+    match attach(kept, &vm.options.monitors) {
+        Ok(monitor) => {
+            vm.set_monitor(monitor);
+            Ok(())
+        }
+        Err(failed) => {
+            if let Ok(monitor) = attach(*failed.kept, &[]) {
+                vm.set_monitor(monitor);
+            }
+            Err(failed.error)
+        }
+    }
 }
 
 fn done(result: Result<(), baton_migration::HostError>) -> Result<Value, QmpError> {

@@ -14,12 +14,12 @@ use baton_migration::{HostError, error_chain};
 use nix::sys::signal::{SigSet, Signal};
 
 use crate::cli::{self, Invocation, Options};
-use crate::control::serve_monitors;
+use crate::control::{serve_monitors, start_monitors};
 use crate::exec::{self, Inherited, Purpose};
 use crate::handover::{self, Succession};
 use crate::help;
 use crate::machine::events::MachineEvent;
-use crate::monitor::{Events, Kept};
+use crate::monitor::Events;
 use crate::plugin::Registry;
 use crate::vcpu;
 use crate::vm::Vm;
@@ -135,14 +135,14 @@ fn run_guest(options: Options, succession: &mut Option<Succession>) -> Result<()
         }
     } else if let Some(handover) = wait_for_source(&vm)? {
         let now = take_guest_later(&vm, handover)?;
-        serve_monitors(&vm, Kept::default())?;
+        start_monitors(&vm)?;
         SERVING.store(true, Ordering::SeqCst);
         if let Some((handover, main)) = now {
             take_guest(&vm, handover, main)?;
         }
     } else {
         vm.power_on()?;
-        serve_monitors(&vm, Kept::default())?;
+        start_monitors(&vm)?;
         SERVING.store(true, Ordering::SeqCst);
         let mut state = vm.state();
         if state.autostart {

@@ -38,6 +38,21 @@ pub(super) struct Framing {
 }
 
 impl Framing {
+    /// Goes on with what [`Self::into_unread`] gave.
+    pub(super) fn resumed(unread: Vec<u8>, skipping: bool) -> Self {
+        Self {
+            buffer: unread,
+            skipping,
+            ..Self::default()
+        }
+    }
+
+    /// The bytes that belong to no value yet, and whether those that follow up to the end of the line
+    /// are not to be looked at.
+    pub(super) fn into_unread(self) -> (Vec<u8>, bool) {
+        (self.buffer, self.skipping)
+    }
+
     /// Takes more bytes.
     pub(super) fn push(&mut self, bytes: &[u8]) {
         self.buffer.extend_from_slice(bytes);
@@ -169,6 +184,24 @@ mod tests {
     }
 
     #[test]
+    fn framing_goes_on_elsewhere_from_its_unread_bytes() {
+        let text = b"{\"a\": \"}\\\"{'\"} ['}'] nonsense\n{\"b\":\n2} ";
+        let mut whole = Framing::default();
+        whole.push(text);
+        let want = all(&mut whole);
+        for cut in 0..text.len() {
+            let mut framing = Framing::default();
+            framing.push(&text[..cut]);
+            let mut values = all(&mut framing);
+            let (unread, skipping) = framing.into_unread();
+            let mut framing = Framing::resumed(unread, skipping);
+            framing.push(&text[cut..]);
+            values.extend(all(&mut framing));
+            assert_eq!(values, want, "cut at {cut}");
+        }
+    }
+
+    #[test]
     fn text_that_is_no_json_is_an_error_and_the_next_line_is_read() {
         let mut framing = Framing::default();
         framing.push(b"nonsense\n{\"a\":}\n\xff\xfe\n{\"b\":1}\n");
@@ -211,6 +244,8 @@ mod tests {
         framing.push(&vec![b'x'; MESSAGE_MAX]);
         assert!(matches!(framing.next(), Some(Frame::Error(_))));
         assert_eq!(framing.next(), None);
+        let (unread, skipping) = framing.into_unread();
+        let mut framing = Framing::resumed(unread, skipping);
         framing.push(b"still the same\"}\n{}");
         assert_eq!(framing.next(), Some(Frame::Value(json!({}))));
     }

@@ -11,6 +11,8 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
 
+use super::stream::Plain;
+
 /// Where a monitor listens.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum MonitorAddress {
@@ -44,6 +46,55 @@ impl fmt::Display for MonitorAddress {
     }
 }
 
+impl MonitorAddress {
+    /// Whether both are the same place; whether the guest waits is no matter.
+    pub(super) fn is_same_place(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Stdio, Self::Stdio) => true,
+            (Self::Unix { path: a, .. }, Self::Unix { path: b, .. }) => a == b,
+            (
+                Self::Tcp {
+                    host: a, port: x, ..
+                },
+                Self::Tcp {
+                    host: b, port: y, ..
+                },
+            ) => a == b && x == y,
+            _ => false,
+        }
+    }
+
+    /// Whether the guest waits for a first client.
+    pub(super) fn waits(&self) -> bool {
+        match self {
+            Self::Stdio => false,
+            Self::Unix { wait, .. } | Self::Tcp { wait, .. } => *wait,
+        }
+    }
+}
+
+/// A monitor that listens, or did: the standard streams have their one client from the start.
+pub(super) struct Listening {
+    pub(super) address: MonitorAddress,
+    pub(super) socket: Option<Socket>,
+}
+
+/// Where clients connect.
+pub(super) enum Socket {
+    Unix(UnixListener),
+    Tcp(TcpListener),
+}
+
+impl Socket {
+    /// Waits for a client.
+    pub(super) fn accept(&self) -> io::Result<Plain> {
+        Ok(match self {
+            Self::Unix(listener) => Plain::Unix(listener.accept()?.0),
+            Self::Tcp(listener) => Plain::Tcp(listener.accept()?.0),
+        })
+    }
+}
+
 /// A monitor that cannot listen.
 #[derive(Debug, thiserror::Error)]
 #[error("-qmp {address}: {reason}")]
@@ -55,7 +106,26 @@ pub struct MonitorError {
 /// A UNIX socket's path, removed in the end unless somebody else has bound it since.
 pub(super) struct OwnPath {
     path: PathBuf,
-    identity: Option<(u64, u64)>,
+    identity: Option<Identity>,
+}
+
+/// A file's device and inode.
+type Identity = (u64, u64);
+
+impl OwnPath {
+    /// Owns `path` as long as the socket there is the one of this identity.
+    pub(super) fn new(path: PathBuf, identity: Option<Identity>) -> Self {
+        Self { path, identity }
+    }
+
+    pub(super) fn is_of(&self, address: &MonitorAddress) -> bool {
+        matches!(address, MonitorAddress::Unix { path, .. } if *path == self.path)
+    }
+
+    /// Leaves the path to whoever is told its identity.
+    pub(super) fn give_up(mut self) -> Option<Identity> {
+        self.identity.take()
+    }
 }
 
 impl Drop for OwnPath {
@@ -67,9 +137,11 @@ impl Drop for OwnPath {
     }
 }
 
-fn identity(path: &Path) -> Option<(u64, u64)> {
+/// Nothing if there is no socket.
+fn identity(path: &Path) -> Option<Identity> {
     path.symlink_metadata()
         .ok()
+        .filter(|meta| meta.file_type().is_socket())
         .map(|meta| (meta.dev(), meta.ino()))
 }
 
@@ -86,10 +158,7 @@ pub(super) fn bind_unix(path: &Path) -> Result<(UnixListener, OwnPath), String> 
         other => other,
     }
     .map_err(|e| format!("cannot be bound: {e}"))?;
-    let own = OwnPath {
-        path: path.to_owned(),
-        identity: identity(path),
-    };
+    let own = OwnPath::new(path.to_owned(), identity(path));
     Ok((listener, own))
 }
 

@@ -1,20 +1,27 @@
 //! The QMP monitor: QEMU's docs/interop/qmp-spec.rst, so that its clients connect unchanged.
 
+mod client;
 mod command;
+mod description;
 mod error;
 mod events;
 mod framing;
 mod json;
 mod keep;
 mod listener;
+mod outgoing;
 mod server;
 mod session;
+mod stream;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_keep;
 
 pub use command::Command;
+pub use description::{KeptDescription, KeptError};
 pub use error::{ErrorClass, QmpError};
 pub use events::Events;
-pub use keep::{Kept, KeptDescription};
+pub use keep::Kept;
 pub use listener::{MonitorAddress, MonitorError};
-pub use server::{Control, Monitor};
+pub use server::{AttachError, Control, Monitor};

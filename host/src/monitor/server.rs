@@ -1,26 +1,28 @@
 //! The monitor's thread: listeners and clients.
 
+use std::fmt;
 use std::future::Future;
-use std::io::{Read, Write};
-use std::os::unix::net::UnixStream as StdUnixStream;
+use std::io;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, channel};
+use std::sync::mpsc::{Sender, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
-use tokio::sync::broadcast::error::{RecvError, TryRecvError};
+use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{broadcast, watch};
 use tokio::task::JoinSet;
 
+use super::client::{Client, Parked, lose};
 use super::command::Command;
 use super::error::QmpError;
 use super::events::Events;
-use super::framing::{Frame, Framing};
-use super::listener::{MonitorAddress, MonitorError, OwnPath, bind_tcp, bind_unix};
-use super::session::{Said, Session, answer, greeting};
+use super::keep::Kept;
+use super::listener::{Listening, MonitorAddress, MonitorError, OwnPath, Socket};
+use super::stream::Stream;
+
+/// How long a command may still run when the monitor is detached.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// The VM behind a monitor.
 pub trait Control: Send + Sync + 'static {
@@ -31,297 +33,369 @@ pub trait Control: Send + Sync + 'static {
 
 /// All monitors of the process, on one thread.
 pub struct Monitor {
-    thread: Option<JoinHandle<()>>,
+    thread: Option<JoinHandle<Option<Left>>>,
     end: watch::Sender<End>,
-    /// Each is disconnected once all that was written to it has left the process.
-    outputs: Vec<Receiver<()>>,
-    _paths: Vec<OwnPath>,
+    events: Events,
+    paths: Vec<OwnPath>,
 }
 
-/// Whether clients are served, and until when they may be sent what is left.
+/// Whether clients are served.
 #[derive(Debug, Clone, Copy)]
-enum End {
+pub(super) enum End {
     NotYet,
+    /// Until then they may be sent what is left.
     By(Instant),
+    /// They are kept. Until then commands that run may be finished.
+    Keep(Instant),
 }
 
-enum Listener {
-    Unix(std::os::unix::net::UnixListener, Option<StdUnixStream>),
-    Tcp(std::net::TcpListener, Option<std::net::TcpStream>),
-    Stream(StdUnixStream),
+/// What a detached monitor's thread gives back.
+#[derive(Default)]
+struct Left {
+    listeners: Vec<Listening>,
+    clients: Vec<Parked>,
 }
+
+/// A monitor that could not be attached. Nothing of what was kept is lost.
+pub struct AttachError {
+    /// Why.
+    pub error: MonitorError,
+    /// As it was given.
+    pub kept: Box<Kept>,
+}
+
+impl fmt::Debug for AttachError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.error.fmt(f)
+    }
+}
+
+impl fmt::Display for AttachError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.error.fmt(f)
+    }
+}
+
+impl std::error::Error for AttachError {}
 
 impl Monitor {
     /// Listens on all `addresses`: when this returns they can be connected to, and those with `wait`
     /// have their first client.
     pub fn start(
-        addresses: Vec<MonitorAddress>,
+        addresses: &[MonitorAddress],
         control: Arc<dyn Control>,
         events: Events,
     ) -> Result<Self, MonitorError> {
-        let mut bound = Bound::default();
+        let mut bound = Kept::default();
         for address in addresses {
-            bound.add(&address).map_err(|reason| MonitorError {
-                address: address.to_string(),
-                reason,
-            })?;
+            bound.bind(address, address.waits())?;
         }
-        Self::serve(bound, control, events)
+        Self::serve(bound, addresses, control, events).map_err(|e| e.error)
     }
 
-    /// Serves clients on a thread.
-    pub(super) fn serve(
-        bound: Bound,
+    /// Serves what [`Self::detach`] kept, in this program or the next, and listens on those of
+    /// `addresses` that are not among it; for a client of these nobody waits, since the guest has
+    /// started long ago. What is not among `addresses` takes no more clients, and keeps those it has.
+    ///
+    /// Clients get what they still had to get, then the events that were emitted in between, then
+    /// everything else.
+    pub fn attach(
+        mut kept: Kept,
+        addresses: &[MonitorAddress],
         control: Arc<dyn Control>,
         events: Events,
-    ) -> Result<Self, MonitorError> {
-        let Bound {
-            listeners,
-            outputs,
-            paths,
-        } = bound;
-        let failed = |e: std::io::Error| MonitorError {
-            address: String::new(),
-            reason: format!("its thread cannot be started: {e}"),
-        };
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_io()
-            .enable_time()
-            .build()
-            .map_err(failed)?;
+    ) -> Result<Self, AttachError> {
+        let mut bound = Kept::default();
+        for address in addresses {
+            if !kept.listens_on(address)
+                && let Err(error) = bound.bind(address, false)
+            {
+                let kept = Box::new(kept);
+                return Err(AttachError { error, kept });
+            }
+        }
+        kept.merge(bound);
+        Self::serve(kept, addresses, control, events)
+    }
+
+    /// Serves clients on a thread, and listens on those of `addresses` that are there.
+    pub(super) fn serve(
+        mut kept: Kept,
+        addresses: &[MonitorAddress],
+        control: Arc<dyn Control>,
+        events: Events,
+    ) -> Result<Self, AttachError> {
         let (end, ending) = watch::channel(End::NotYet);
-        let thread = std::thread::Builder::new()
-            .name("monitor".into())
-            .spawn(move || {
-                runtime.block_on(serve_all(listeners, &control, &events, ending));
-                // A command that still runs must not keep the process.
-                runtime.shutdown_background();
-            })
-            .map_err(failed)?;
+        let (thread, start) = match thread() {
+            Ok(thread) => thread,
+            Err(e) => {
+                let error = MonitorError {
+                    address: String::new(),
+                    reason: format!("its thread cannot be started: {e}"),
+                };
+                let kept = Box::new(kept);
+                return Err(AttachError { error, kept });
+            }
+        };
+        // From here on nothing fails.
+        kept.retain(addresses);
+        kept.catch_up();
+        let Kept {
+            listeners,
+            mut clients,
+            paths,
+            mut held,
+            ..
+        } = kept;
+        let (later, receivers) = events.release(clients.len());
+        held.append(later);
+        for client in clients.iter_mut().filter(|c| c.session.hears_events()) {
+            held.lines()
+                .for_each(|line| client.out.event(Arc::clone(line)));
+            lose(held.lost() + client.out.bound());
+        }
+        let shared = Shared {
+            control,
+            events: events.clone(),
+            ending,
+        };
+        let work = Work {
+            listeners,
+            clients: clients.into_iter().zip(receivers).collect(),
+            shared,
+        };
+        // The thread waits for nothing else.
+        let _ = start.send(work);
         Ok(Self {
             thread: Some(thread),
             end,
-            outputs,
-            _paths: paths,
+            events,
+            paths,
         })
     }
 
     /// Lets clients have what is left for them, for at most `within`, and ends the monitors.
     pub fn shutdown(mut self, within: Duration) {
-        let by = Instant::now() + within;
-        self.end.send_replace(End::By(by));
-        if let Some(thread) = self.thread.take()
-            && thread.join().is_err()
-        {
+        self.finish(End::By(Instant::now() + within));
+    }
+
+    /// Stops serving, and keeps listeners and clients as they are: not a byte of what they say or are
+    /// to be told is lost or doubled. Events are held from now on.
+    ///
+    /// A command that is running is waited for, for at most a second; then its client is told that it
+    /// was interrupted. So this must not be called by a command itself.
+    pub fn detach(mut self) -> Kept {
+        let left = self
+            .finish(End::Keep(Instant::now() + PATIENCE))
+            .unwrap_or_default();
+        // It was done between what was emitted for clients and what was not, if the thread lives.
+        self.events.hold();
+        let paths = std::mem::take(&mut self.paths);
+        Kept::new(left.listeners, left.clients, paths, self.events)
+    }
+
+    fn finish(&mut self, end: End) -> Option<Left> {
+        self.end.send_replace(end);
+        let left = self.thread.take()?.join();
+        left.unwrap_or_else(|_| {
             tracing::error!("the monitor's thread panicked");
-        }
-        for output in &self.outputs {
-            // Either it is through, or time is up.
-            let _ = output.recv_timeout(by.saturating_duration_since(Instant::now()));
-        }
+            None
+        })
     }
 }
 
-/// What monitors listen on.
-#[derive(Default)]
-pub(super) struct Bound {
-    listeners: Vec<Listener>,
-    outputs: Vec<Receiver<()>>,
-    paths: Vec<OwnPath>,
-}
-
-impl Bound {
-    fn add(&mut self, address: &MonitorAddress) -> Result<(), String> {
-        let prepared = |e: std::io::Error| format!("cannot be prepared: {e}");
-        let waiting = || tracing::info!("-qmp {address}: the guest waits for a client");
-        let listener = match address {
-            MonitorAddress::Stdio => {
-                return self
-                    .add_streams(std::io::stdin(), std::io::stdout())
-                    .map_err(prepared);
-            }
-            MonitorAddress::Unix { path, wait } => {
-                let (listener, own) = bind_unix(path)?;
-                self.paths.push(own);
-                let first = wait
-                    .then(|| {
-                        waiting();
-                        listener.accept()
-                    })
-                    .transpose()
-                    .map_err(prepared)?;
-                listener.set_nonblocking(true).map_err(prepared)?;
-                Listener::Unix(listener, first.map(|(stream, _)| stream))
-            }
-            MonitorAddress::Tcp { host, port, wait } => {
-                let listener = bind_tcp(host, *port)?;
-                let first = wait
-                    .then(|| {
-                        waiting();
-                        listener.accept()
-                    })
-                    .transpose()
-                    .map_err(prepared)?;
-                listener.set_nonblocking(true).map_err(prepared)?;
-                Listener::Tcp(listener, first.map(|(stream, _)| stream))
-            }
-        };
-        self.listeners.push(listener);
-        Ok(())
-    }
-
-    /// Adds a client that is there already. Its streams may be files or terminals, which cannot be
-    /// waited for, so that two threads copy from and to a socket.
-    pub(super) fn add_streams(
-        &mut self,
-        mut input: impl Read + Send + 'static,
-        mut output: impl Write + Send + 'static,
-    ) -> std::io::Result<()> {
-        let (ours, theirs) = StdUnixStream::pair()?;
-        let (mut to, mut from) = (theirs.try_clone()?, theirs);
-        // This one stays in its read, maybe to the end of the process.
-        std::thread::Builder::new()
-            .name("monitor-in".into())
-            .spawn(move || {
-                let mut buffer = [0; 4096];
-                while let Ok(n @ 1..) = input.read(&mut buffer) {
-                    if to.write_all(&buffer[..n]).is_err() {
-                        return;
-                    }
-                }
-                let _ = to.shutdown(std::net::Shutdown::Write);
-            })?;
-        let (through, done) = channel::<()>();
-        std::thread::Builder::new()
-            .name("monitor-out".into())
-            .spawn(move || {
-                let _through = through;
-                let mut buffer = [0; 4096];
-                while let Ok(n @ 1..) = from.read(&mut buffer) {
-                    if output
-                        .write_all(&buffer[..n])
-                        .and_then(|()| output.flush())
-                        .is_err()
-                    {
-                        return;
-                    }
-                }
-            })?;
-        self.listeners.push(Listener::Stream(ours));
-        self.outputs.push(done);
-        Ok(())
-    }
+/// What the monitor's thread does.
+struct Work {
+    listeners: Vec<Listening>,
+    clients: Vec<(Parked, broadcast::Receiver<Arc<str>>)>,
+    shared: Shared,
 }
 
 /// What every client needs.
 #[derive(Clone)]
-struct Shared {
-    control: Arc<dyn Control>,
-    events: Events,
+pub(super) struct Shared {
+    pub(super) control: Arc<dyn Control>,
+    pub(super) events: Events,
     ending: watch::Receiver<End>,
 }
 
-async fn serve_all(
-    listeners: Vec<Listener>,
-    control: &Arc<dyn Control>,
-    events: &Events,
-    mut ending: watch::Receiver<End>,
-) {
-    let shared = Shared {
-        control: Arc::clone(control),
-        events: events.clone(),
-        ending: ending.clone(),
-    };
-    let mut all = JoinSet::new();
-    for listener in listeners {
-        all.spawn(listen(listener, shared.clone()));
+/// A thread that waits for its work, so that nothing is lost if it cannot be started.
+fn thread() -> io::Result<(JoinHandle<Option<Left>>, Sender<Work>)> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_io()
+        .enable_time()
+        .build()?;
+    let (start, work) = channel();
+    let thread = std::thread::Builder::new()
+        .name("monitor".into())
+        .spawn(move || {
+            let left = work
+                .recv()
+                .ok()
+                .and_then(|work| runtime.block_on(serve_all(work)));
+            // A command that still runs must not keep the process.
+            runtime.shutdown_background();
+            left
+        })?;
+    Ok((thread, start))
+}
+
+async fn serve_all(work: Work) -> Option<Left> {
+    let Work {
+        listeners,
+        clients,
+        shared,
+    } = work;
+    let mut all: JoinSet<Group> = JoinSet::new();
+    for (client, events) in clients {
+        match Client::resume(client, events, Arc::clone(&shared.control)) {
+            Ok(client) => {
+                let ending = shared.ending.clone();
+                all.spawn(async move {
+                    let clients = client.run(ending).await.into_iter().collect();
+                    (None, clients)
+                });
+            }
+            Err(e) => tracing::error!("a monitor client cannot be served: {e}"),
+        }
     }
-    ended(&mut ending).await;
-    let by = match *ending.borrow() {
-        End::By(by) => by,
-        End::NotYet => Instant::now(),
+    for listening in listeners {
+        all.spawn(listen(listening, shared.clone()));
+    }
+    let mut ending = shared.ending.clone();
+    let end = over(&mut ending).await;
+    let End::Keep(_) = end else {
+        let by = match end {
+            End::By(by) => by,
+            _ => Instant::now(),
+        };
+        let finished = async { while all.join_next().await.is_some() {} };
+        let _ = tokio::time::timeout_at(by.into(), finished).await;
+        return None;
     };
-    let finished = async { while all.join_next().await.is_some() {} };
-    let _ = tokio::time::timeout_at(by.into(), finished).await;
+    let mut left = Left::default();
+    let mut clients = Vec::new();
+    while let Some(group) = all.join_next().await {
+        match group {
+            Ok((listening, of_it)) => {
+                left.listeners.extend(listening);
+                clients.extend(of_it);
+            }
+            Err(e) => tracing::error!("a monitor was lost: {e}"),
+        }
+    }
+    // No command runs any more, so that none has events that come after its answer.
+    shared.events.hold();
+    left.clients = clients.into_iter().filter_map(Client::park).collect();
+    Some(left)
+}
+
+/// What a task leaves when clients are kept.
+type Group = (Option<Listening>, Vec<Client>);
+
+/// Waits until clients are not served any more, and says how that is.
+async fn over(ending: &mut watch::Receiver<End>) -> End {
+    match ending.wait_for(|end| !matches!(end, End::NotYet)).await {
+        Ok(end) => *end,
+        // The monitor is gone without a word.
+        Err(_) => End::NotYet,
+    }
 }
 
 /// Waits for the end. The monitor going away means the same.
-async fn ended(ending: &mut watch::Receiver<End>) {
-    let _ = ending.wait_for(|end| matches!(end, End::By(_))).await;
+pub(super) async fn ended(ending: &mut watch::Receiver<End>) {
+    if let End::Keep(_) = over(ending).await {
+        // Nothing comes after that.
+        std::future::pending::<()>().await;
+    }
 }
 
-async fn listen(listener: Listener, shared: Shared) {
+/// Waits until clients are to be kept, and says how long commands may still take.
+pub(super) async fn detached(ending: &mut watch::Receiver<End>) -> Instant {
+    match over(ending).await {
+        End::Keep(patience) => patience,
+        _ => std::future::pending().await,
+    }
+}
+
+async fn listen(listening: Listening, shared: Shared) -> Group {
+    let Listening { address, socket } = listening;
+    let open = match socket.map(Open::new).transpose() {
+        Ok(open) => open,
+        Err(e) => {
+            tracing::error!("-qmp {address}: takes no clients: {e}");
+            None
+        }
+    };
     let mut clients = JoinSet::new();
     let mut ending = shared.ending.clone();
-    let accept = async {
-        if let Err(e) = accept_all(listener, &mut clients, &shared).await {
-            tracing::error!("a monitor takes no more clients: {e}");
-        }
-        // Those it has are served to the end.
-        std::future::pending::<()>().await;
-    };
-    tokio::select! {
-        () = ended(&mut ending) => {}
-        () = accept => {}
+    loop {
+        let stream = tokio::select! {
+            biased;
+            _ = over(&mut ending) => break,
+            stream = next(open.as_ref()) => stream,
+            Some(_) = clients.join_next() => continue,
+        };
+        clients.spawn(Client::new(stream, &shared).run(shared.ending.clone()));
     }
-    while clients.join_next().await.is_some() {}
+    let mut left = Vec::new();
+    while let Some(client) = clients.join_next().await {
+        left.extend(client.ok().flatten());
+    }
+    let socket = open
+        .map(Open::close)
+        .transpose()
+        .inspect_err(|e| tracing::error!("-qmp {address}: cannot be kept: {e}"))
+        .unwrap_or_default();
+    (Some(Listening { address, socket }), left)
 }
 
-async fn accept_all(
-    listener: Listener,
-    clients: &mut JoinSet<()>,
-    shared: &Shared,
-) -> std::io::Result<()> {
-    match listener {
-        Listener::Stream(stream) => {
-            stream.set_nonblocking(true)?;
-            let (reader, writer) = UnixStream::from_std(stream)?.into_split();
-            clients.spawn(Client::serve(reader, writer, shared.clone()));
-            Ok(())
-        }
-        Listener::Unix(listener, first) => {
-            let listener = UnixListener::from_std(listener)?;
-            let mut first = first.map(|first| {
-                first
-                    .set_nonblocking(true)
-                    .and_then(|()| UnixStream::from_std(first))
-            });
-            loop {
-                let stream = match first.take() {
-                    Some(first) => first?,
-                    None => accepted(|| listener.accept()).await.0,
-                };
-                let (reader, writer) = stream.into_split();
-                clients.spawn(Client::serve(reader, writer, shared.clone()));
-                while clients.try_join_next().is_some() {}
+/// A listener on the runtime.
+enum Open {
+    Unix(UnixListener),
+    Tcp(TcpListener),
+}
+
+impl Open {
+    fn new(socket: Socket) -> io::Result<Self> {
+        Ok(match socket {
+            Socket::Unix(listener) => {
+                listener.set_nonblocking(true)?;
+                Self::Unix(UnixListener::from_std(listener)?)
             }
-        }
-        Listener::Tcp(listener, first) => {
-            let listener = TcpListener::from_std(listener)?;
-            let mut first = first.map(|first| {
-                first
-                    .set_nonblocking(true)
-                    .and_then(|()| TcpStream::from_std(first))
-            });
-            loop {
-                let stream = match first.take() {
-                    Some(first) => first?,
-                    None => accepted(|| listener.accept()).await.0,
-                };
-                // Answers are small, and are waited for.
-                let _ = stream.set_nodelay(true);
-                let (reader, writer) = stream.into_split();
-                clients.spawn(Client::serve(reader, writer, shared.clone()));
-                while clients.try_join_next().is_some() {}
+            Socket::Tcp(listener) => {
+                listener.set_nonblocking(true)?;
+                Self::Tcp(TcpListener::from_std(listener)?)
             }
+        })
+    }
+
+    fn close(self) -> io::Result<Socket> {
+        Ok(match self {
+            Self::Unix(listener) => Socket::Unix(listener.into_std()?),
+            Self::Tcp(listener) => Socket::Tcp(listener.into_std()?),
+        })
+    }
+}
+
+/// The next client.
+async fn next(open: Option<&Open>) -> Stream {
+    match open {
+        Some(Open::Unix(listener)) => Stream::Unix(accepted(|| listener.accept()).await.0),
+        Some(Open::Tcp(listener)) => {
+            let (stream, _) = accepted(|| listener.accept()).await;
+            // Answers are small, and are waited for.
+            let _ = stream.set_nodelay(true);
+            Stream::Tcp(stream)
         }
+        None => std::future::pending().await,
     }
 }
 
 /// The next client. One that has gone before it was taken, and a lack of descriptors, pass.
 pub(super) async fn accepted<T, F>(mut accept: impl FnMut() -> F) -> T
 where
-    F: Future<Output = std::io::Result<T>>,
+    F: Future<Output = io::Result<T>>,
 {
     loop {
         match accept().await {
@@ -329,120 +403,5 @@ where
             Err(e) => tracing::warn!("a monitor client was not taken: {e}"),
         }
         tokio::time::sleep(Duration::from_millis(100)).await;
-    }
-}
-
-/// One client. It reads, asks, and writes in one task: one that does not read what it is sent waits
-/// for itself alone, and loses the oldest events.
-struct Client<W> {
-    writer: W,
-    session: Session,
-    events: broadcast::Receiver<Arc<str>>,
-    control: Arc<dyn Control>,
-}
-
-impl<W: AsyncWrite + Unpin> Client<W> {
-    async fn serve(mut reader: impl AsyncRead + Unpin, writer: W, shared: Shared) {
-        let Shared {
-            control,
-            events,
-            mut ending,
-        } = shared;
-        let mut client = Self {
-            writer,
-            session: Session::default(),
-            events: events.subscribe(),
-            control,
-        };
-        let mut framing = Framing::default();
-        let mut buffer = vec![0; 4096];
-        if client.send(&super::json::line(&greeting())).await.is_err() {
-            return;
-        }
-        loop {
-            tokio::select! {
-                biased;
-                event = client.events.recv() => if client.pass(event).await.is_err() { return },
-                read = reader.read(&mut buffer) => match read {
-                    Ok(n @ 1..) => {
-                        framing.push(&buffer[..n]);
-                        while let Some(frame) = framing.next() {
-                            if client.take(frame).await.is_err() {
-                                return;
-                            }
-                        }
-                    }
-                    _ => return,
-                },
-                () = ended(&mut ending) => {
-                    // What was emitted until now is still sent.
-                    let _ = client.pass_all().await;
-                    return;
-                }
-            }
-        }
-    }
-
-    async fn take(&mut self, frame: Frame) -> std::io::Result<()> {
-        let said = match frame {
-            Frame::Value(value) => self.session.take(value),
-            Frame::Error(desc) => Said::Answer(answer(Err(QmpError::generic(desc)), None)),
-        };
-        let answer = match said {
-            Said::Answer(answer) => answer,
-            Said::Ask(command, id) => {
-                let control = Arc::clone(&self.control);
-                let running = tokio::task::spawn_blocking(move || control.execute(command));
-                let result = self.while_passing_events(running).await?;
-                let panicked = || QmpError::generic("The command failed inside Baton; see its log");
-                answer(result.unwrap_or_else(|_| Err(panicked())), id)
-            }
-        };
-        self.send(&super::json::line(&answer)).await
-    }
-
-    /// Waits for a command. Events that it causes reach the client before its answer, as in QEMU.
-    async fn while_passing_events<T>(
-        &mut self,
-        running: impl Future<Output = T>,
-    ) -> std::io::Result<T> {
-        tokio::pin!(running);
-        let result = loop {
-            tokio::select! {
-                biased;
-                result = &mut running => break result,
-                event = self.events.recv() => self.pass(event).await?,
-            }
-        };
-        self.pass_all().await?;
-        Ok(result)
-    }
-
-    async fn pass(&mut self, event: Result<Arc<str>, RecvError>) -> std::io::Result<()> {
-        match event {
-            Ok(event) if self.session.hears_events() => self.send(&event).await,
-            Ok(_) => Ok(()),
-            Err(RecvError::Lagged(lost)) => {
-                tracing::warn!("a monitor client does not read: it lost {lost} events");
-                Ok(())
-            }
-            // The VM is gone, and the process with it soon.
-            Err(RecvError::Closed) => Err(std::io::ErrorKind::BrokenPipe.into()),
-        }
-    }
-
-    async fn pass_all(&mut self) -> std::io::Result<()> {
-        loop {
-            match self.events.try_recv() {
-                Ok(event) => self.pass(Ok(event)).await?,
-                Err(TryRecvError::Lagged(lost)) => self.pass(Err(RecvError::Lagged(lost))).await?,
-                Err(TryRecvError::Empty | TryRecvError::Closed) => return Ok(()),
-            }
-        }
-    }
-
-    async fn send(&mut self, line: &str) -> std::io::Result<()> {
-        self.writer.write_all(line.as_bytes()).await?;
-        self.writer.flush().await
     }
 }

@@ -12,7 +12,7 @@ const QEMU: [u32; 3] = [10, 2, 0];
 const OWN: [&str; 3] = ["qmp_capabilities", "query-commands", "query-version"];
 
 /// Where a client stands.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub(super) struct Session {
     negotiated: bool,
     oob: bool,
@@ -54,6 +54,17 @@ pub(super) fn answer(result: Result<Value, QmpError>, id: Option<Value>) -> Valu
 }
 
 impl Session {
+    /// A client that has come so far before; `oob` is agreed on in negotiation.
+    pub(super) fn resumed(negotiated: bool, oob: bool) -> Self {
+        let oob = negotiated && oob;
+        Self { negotiated, oob }
+    }
+
+    /// Whether out-of-band commands are agreed on.
+    pub(super) fn has_oob(&self) -> bool {
+        self.oob
+    }
+
     /// Whether events go to this client.
     pub(super) fn hears_events(&self) -> bool {
         self.negotiated

@@ -18,6 +18,15 @@ struct Fake {
     events: Events,
 }
 
+impl Fake {
+    fn new() -> Arc<Self> {
+        Arc::new(Self {
+            asked: Mutex::default(),
+            events: Events::new(),
+        })
+    }
+}
+
 impl Control for Fake {
     fn execute(&self, command: Command) -> Result<Value, QmpError> {
         if command == Command::Stop {
@@ -41,16 +50,13 @@ struct Rig {
 impl Rig {
     fn new(name: &str) -> Self {
         let path = std::env::temp_dir().join(format!("baton-qmp-{}-{name}", std::process::id()));
-        let events = Events::new();
-        let fake = Arc::new(Fake {
-            asked: Mutex::default(),
-            events: events.clone(),
-        });
+        let fake = Fake::new();
+        let events = fake.events.clone();
         let address = MonitorAddress::Unix {
             path: path.clone(),
             wait: false,
         };
-        let monitor = Monitor::start(vec![address], Arc::clone(&fake) as _, events).unwrap();
+        let monitor = Monitor::start(&[address], Arc::clone(&fake) as _, events).unwrap();
         Self {
             monitor: Some(monitor),
             path,
@@ -243,7 +249,7 @@ fn a_stale_socket_is_replaced_and_a_live_one_is_not() {
             wait: false,
         }]
     };
-    let start = || Monitor::start(address(), Arc::clone(&rig.fake) as _, Events::new());
+    let start = || Monitor::start(&address(), Arc::clone(&rig.fake) as _, Events::new());
     let Err(error) = start() else {
         panic!("the path is in use")
     };
@@ -257,7 +263,7 @@ fn a_stale_socket_is_replaced_and_a_live_one_is_not() {
         path: stale,
         wait: false,
     }];
-    Monitor::start(address, Arc::clone(&rig.fake) as _, Events::new())
+    Monitor::start(&address, Arc::clone(&rig.fake) as _, Events::new())
         .unwrap()
         .shutdown(DEADLINE);
 }
@@ -325,59 +331,35 @@ fn a_failure_to_take_a_client_does_not_end_the_monitor() {
     assert_eq!(client, 7);
 }
 
-/// What was written, for a test to look at.
-#[derive(Clone, Default)]
-struct Written(Arc<Mutex<Vec<u8>>>);
-
-impl Write for Written {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
+/// A client on streams: what it writes to, what it reads from, and the monitor.
+fn on_streams(fake: &Arc<Fake>) -> (UnixStream, std::io::PipeReader, Monitor) {
+    let (input, theirs) = UnixStream::pair().unwrap();
+    let (output, ours) = std::io::pipe().unwrap();
+    let mut kept = Kept::default();
+    kept.add_streams(theirs.into(), ours.into());
+    let stdio = [MonitorAddress::Stdio];
+    let monitor = Monitor::serve(kept, &stdio, Arc::clone(fake) as _, fake.events.clone()).unwrap();
+    (input, output, monitor)
 }
 
 #[test]
 fn a_client_on_standard_streams_gets_all_answers_before_the_end() {
-    let events = Events::new();
-    let fake = Arc::new(Fake {
-        asked: Mutex::default(),
-        events: events.clone(),
-    });
-    let (mut input, theirs) = UnixStream::pair().unwrap();
-    let output = Written::default();
-    let mut bound = server::Bound::default();
-    bound.add_streams(theirs, output.clone()).unwrap();
-    let monitor = Monitor::serve(bound, fake, events).unwrap();
+    let (mut input, mut output, monitor) = on_streams(&Fake::new());
     input
         .write_all(b"{'execute': 'qmp_capabilities'} {'execute': 'stop', 'id': 1}")
         .unwrap();
     // The end of input ends the client, once it has its answers.
     drop(input);
-    let through = |text: &[u8]| text.ends_with(b"{\"id\":1,\"return\":{}}\r\n");
-    let started = std::time::Instant::now();
-    while !through(&output.0.lock().unwrap()) {
-        assert!(started.elapsed() < DEADLINE);
-        std::thread::yield_now();
-    }
+    let mut said = String::new();
+    output.read_to_string(&mut said).unwrap();
+    assert!(said.ends_with("{\"id\":1,\"return\":{}}\r\n"), "{said}");
     monitor.shutdown(DEADLINE);
 }
 
 #[test]
 fn the_end_waits_for_output_on_its_way() {
-    let events = Events::new();
-    let fake = Arc::new(Fake {
-        asked: Mutex::default(),
-        events: events.clone(),
-    });
-    let (mut input, theirs) = UnixStream::pair().unwrap();
-    let output = Written::default();
-    let mut bound = server::Bound::default();
-    bound.add_streams(theirs, output.clone()).unwrap();
-    let monitor = Monitor::serve(bound, Arc::clone(&fake) as _, events.clone()).unwrap();
+    let fake = Fake::new();
+    let (mut input, mut output, monitor) = on_streams(&fake);
     input
         .write_all(b"{'execute': 'qmp_capabilities'} {'execute': 'quit'}")
         .unwrap();
@@ -386,16 +368,17 @@ fn the_end_waits_for_output_on_its_way() {
         assert!(started.elapsed() < DEADLINE);
         std::thread::yield_now();
     }
-    events.emit("SHUTDOWN", None);
+    fake.events.emit("SHUTDOWN", None);
     let started = std::time::Instant::now();
     monitor.shutdown(DEADLINE);
     assert!(started.elapsed() < DEADLINE, "it waits for nothing else");
-    let output = String::from_utf8(output.0.lock().unwrap().clone()).unwrap();
-    let last_two: Vec<_> = output.lines().rev().take(2).collect();
-    assert!(last_two.contains(&"{\"return\":{}}"), "{output}");
+    let mut said = String::new();
+    output.read_to_string(&mut said).unwrap();
+    let last_two: Vec<_> = said.lines().rev().take(2).collect();
+    assert!(last_two.contains(&"{\"return\":{}}"), "{said}");
     assert!(
         last_two.iter().any(|line| line.contains("SHUTDOWN")),
-        "{output}"
+        "{said}"
     );
 }
 
@@ -412,7 +395,7 @@ fn a_command_that_panics_is_an_error_of_that_command() {
         path: path.clone(),
         wait: false,
     };
-    let monitor = Monitor::start(vec![address], Arc::new(Panics), Events::new()).unwrap();
+    let monitor = Monitor::start(&[address], Arc::new(Panics), Events::new()).unwrap();
     let stream = UnixStream::connect(&path).unwrap();
     let mut peer = Peer {
         reader: BufReader::new(stream.try_clone().unwrap()),
@@ -433,12 +416,9 @@ fn with_wait_the_monitor_starts_once_a_client_is_there() {
         path: path.clone(),
         wait: true,
     };
-    let events = Events::new();
-    let fake = Arc::new(Fake {
-        asked: Mutex::default(),
-        events: events.clone(),
-    });
-    let starting = std::thread::spawn(move || Monitor::start(vec![address], fake, events).unwrap());
+    let fake = Fake::new();
+    let events = fake.events.clone();
+    let starting = std::thread::spawn(move || Monitor::start(&[address], fake, events).unwrap());
     let begun = std::time::Instant::now();
     let stream = loop {
         match UnixStream::connect(&path) {

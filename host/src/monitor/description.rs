@@ -1,0 +1,358 @@
+//! What a monitor leaves, as bytes and descriptors that another program can go on with.
+
+use std::mem::take;
+use std::net::{TcpListener, TcpStream};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+use nix::sys::socket::{
+    AddressFamily, SockType, SockaddrLike, SockaddrStorage, getsockname, getsockopt, sockopt,
+};
+use serde::{Deserialize, Serialize};
+use serde_bytes::ByteBuf;
+
+use super::client::{Parked, READ};
+use super::events::{BEHIND, BEHIND_BYTES, Held};
+use super::framing::{Framing, MESSAGE_MAX};
+use super::keep::Kept;
+use super::listener::{Listening, MonitorAddress, OwnPath, Socket};
+use super::outgoing::{Line, Outgoing};
+use super::session::Session;
+use super::stream::Plain;
+
+/// The most bytes that may be on their way to one client: what it may be behind, and an answer.
+const UNSENT_MAX: usize = BEHIND_BYTES + (64 << 20);
+/// The most lines: what it may be behind, one that has begun, the greeting or an answer.
+const UNSENT_LINES: usize = BEHIND + 16;
+
+/// What a monitor left, but for its descriptors, which it names by their place in a list.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct KeptDescription {
+    #[serde(default)]
+    listeners: Vec<KeptListener>,
+    #[serde(default)]
+    clients: Vec<KeptClient>,
+    /// Events that no client has been sent yet.
+    #[serde(default)]
+    events: Vec<String>,
+    /// How many events before these are lost.
+    #[serde(default)]
+    lost: u64,
+}
+
+/// What cannot be gone on with.
+#[derive(Debug, thiserror::Error)]
+#[error("What the monitor left cannot be taken over: {0}")]
+pub struct KeptError(String);
+
+/// An address as on the command line, with what is needed to go on there.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum KeptListener {
+    Stdio {},
+    Unix {
+        fd: usize,
+        path: ByteBuf,
+        /// The device and inode of the socket, which is to be removed in the end.
+        #[serde(default)]
+        owned: Option<(u64, u64)>,
+    },
+    Tcp {
+        fd: usize,
+        host: String,
+        port: u16,
+    },
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+struct KeptClient {
+    stream: KeptStream,
+    negotiated: bool,
+    #[serde(default)]
+    oob: bool,
+    /// What it has said and nobody has taken.
+    #[serde(default)]
+    unread: ByteBuf,
+    /// Whether it is in a line that was too long.
+    #[serde(default)]
+    skipping: bool,
+    /// What it is still to be told.
+    #[serde(default)]
+    unsent: Vec<KeptLine>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum KeptStream {
+    Unix { fd: usize },
+    Tcp { fd: usize },
+    Standard { input: usize, output: usize },
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+struct KeptLine {
+    text: String,
+    /// Whether it may be lost by a client that does not read.
+    #[serde(default)]
+    event: bool,
+}
+
+impl Kept {
+    /// Takes it apart, for another program. Nothing is closed and no socket is removed unless it is
+    /// put together again. Events that are emitted from now on are not in it.
+    pub fn into_parts(mut self) -> (KeptDescription, Vec<OwnedFd>) {
+        self.catch_up();
+        let mut fds = Vec::new();
+        let mut paths = take(&mut self.paths);
+        let listeners = take(&mut self.listeners)
+            .into_iter()
+            .filter_map(|listening| describe_listener(listening, &mut paths, &mut fds))
+            .collect();
+        let clients = take(&mut self.clients)
+            .into_iter()
+            .map(|client| describe_client(client, &mut fds))
+            .collect();
+        let description = KeptDescription {
+            listeners,
+            clients,
+            events: self.held.lines().map(|line| line.to_string()).collect(),
+            lost: self.held.lost(),
+        };
+        (description, fds)
+    }
+
+    /// The opposite of [`Self::into_parts`], in this program or another. Everything is checked, and
+    /// descriptors are closed on exec again.
+    pub fn from_parts(description: KeptDescription, fds: Vec<OwnedFd>) -> Result<Self, KeptError> {
+        build(description, fds).map_err(KeptError)
+    }
+}
+
+fn describe_listener(
+    Listening { address, socket }: Listening,
+    paths: &mut Vec<OwnPath>,
+    fds: &mut Vec<OwnedFd>,
+) -> Option<KeptListener> {
+    let own = paths.iter().position(|own| own.is_of(&address));
+    let owned = own.and_then(|at| paths.swap_remove(at).give_up());
+    let fd = fds.len();
+    fds.extend(socket.map(|socket| match socket {
+        Socket::Unix(listener) => OwnedFd::from(listener),
+        Socket::Tcp(listener) => listener.into(),
+    }));
+    match address {
+        MonitorAddress::Stdio => Some(KeptListener::Stdio {}),
+        // One that has failed is bound again by the next program.
+        _ if fds.len() == fd => None,
+        MonitorAddress::Unix { path, .. } => Some(KeptListener::Unix {
+            fd,
+            path: ByteBuf::from(path.into_os_string().into_vec()),
+            owned,
+        }),
+        MonitorAddress::Tcp { host, port, .. } => Some(KeptListener::Tcp { fd, host, port }),
+    }
+}
+
+fn describe_client(client: Parked, fds: &mut Vec<OwnedFd>) -> KeptClient {
+    let mut index = |fd: OwnedFd| {
+        fds.push(fd);
+        fds.len() - 1
+    };
+    let stream = match client.stream {
+        Plain::Unix(stream) => KeptStream::Unix {
+            fd: index(stream.into()),
+        },
+        Plain::Tcp(stream) => KeptStream::Tcp {
+            fd: index(stream.into()),
+        },
+        Plain::Standard { input, output } => KeptStream::Standard {
+            input: index(input),
+            output: index(output),
+        },
+    };
+    let (unread, skipping) = client.framing.into_unread();
+    let line = |Line { text, event }| KeptLine {
+        text: String::from(&*text),
+        event,
+    };
+    KeptClient {
+        stream,
+        negotiated: client.session.hears_events(),
+        oob: client.session.has_oob(),
+        unread: ByteBuf::from(unread),
+        skipping,
+        unsent: client.out.into_lines().map(line).collect(),
+    }
+}
+
+fn build(description: KeptDescription, fds: Vec<OwnedFd>) -> Result<Kept, String> {
+    let mut fds = Descriptors(fds.into_iter().map(Some).collect());
+    let mut kept = Kept::default();
+    for listener in description.listeners {
+        let (listening, own) = build_listener(listener, &mut fds)?;
+        if kept.listens_on(&listening.address) {
+            return Err(format!("it listens on {} twice", listening.address));
+        }
+        kept.listeners.push(listening);
+        kept.paths.extend(own);
+    }
+    for client in description.clients {
+        kept.clients.push(build_client(client, &mut fds)?);
+    }
+    if let Some(at) = fds.0.iter().position(Option::is_some) {
+        return Err(format!("descriptor {at} belongs to nothing"));
+    }
+    let bytes: usize = description.events.iter().map(String::len).sum();
+    if description.events.len() > BEHIND || bytes > BEHIND_BYTES {
+        return Err(format!(
+            "it has {} events of {bytes} bytes, more than are ever held",
+            description.events.len()
+        ));
+    }
+    let mut held = Held::default();
+    held.lose(description.lost);
+    for event in description.events {
+        held.push(event.into());
+    }
+    kept.held = held;
+    Ok(kept)
+}
+
+fn build_listener(
+    listener: KeptListener,
+    fds: &mut Descriptors,
+) -> Result<(Listening, Option<OwnPath>), String> {
+    let (address, socket, own) = match listener {
+        KeptListener::Stdio {} => (MonitorAddress::Stdio, None, None),
+        KeptListener::Unix { fd, path, owned } => {
+            let socket = UnixListener::from(fds.socket(fd, Kind::UnixListener)?);
+            let path = PathBuf::from(std::ffi::OsString::from_vec(path.into_vec()));
+            // So that no other file can be removed in the end.
+            if !socket
+                .local_addr()
+                .is_ok_and(|at| at.as_pathname() == Some(&path))
+            {
+                return Err(format!(
+                    "descriptor {fd} does not listen on {}",
+                    shown(&path)
+                ));
+            }
+            let own = owned.map(|identity| OwnPath::new(path.clone(), Some(identity)));
+            let address = MonitorAddress::Unix { path, wait: false };
+            (address, Some(Socket::Unix(socket)), own)
+        }
+        KeptListener::Tcp { fd, host, port } => {
+            let socket = TcpListener::from(fds.socket(fd, Kind::TcpListener)?);
+            let wait = false;
+            let address = MonitorAddress::Tcp { host, port, wait };
+            (address, Some(Socket::Tcp(socket)), None)
+        }
+    };
+    Ok((Listening { address, socket }, own))
+}
+
+fn shown(path: &Path) -> String {
+    path.as_os_str().as_bytes().escape_ascii().to_string()
+}
+
+fn build_client(client: KeptClient, fds: &mut Descriptors) -> Result<Parked, String> {
+    if client.unread.len() > MESSAGE_MAX + READ {
+        return Err(format!(
+            "a client has said {} bytes that nobody has taken, more than are ever read",
+            client.unread.len()
+        ));
+    }
+    let bytes: usize = client.unsent.iter().map(|line| line.text.len()).sum();
+    if client.unsent.len() > UNSENT_LINES || bytes > UNSENT_MAX {
+        return Err(format!(
+            "a client is to be told {} lines of {bytes} bytes, more than are ever kept",
+            client.unsent.len()
+        ));
+    }
+    let stream = match client.stream {
+        KeptStream::Unix { fd } => Plain::Unix(UnixStream::from(fds.socket(fd, Kind::UnixClient)?)),
+        KeptStream::Tcp { fd } => Plain::Tcp(TcpStream::from(fds.socket(fd, Kind::TcpClient)?)),
+        KeptStream::Standard { input, output } => Plain::Standard {
+            input: fds.take(input)?,
+            output: fds.take(output)?,
+        },
+    };
+    let mut out = Outgoing::default();
+    // A line without a byte would never be through.
+    for line in client.unsent.into_iter().filter(|l| !l.text.is_empty()) {
+        out.push(Line {
+            text: line.text.into(),
+            event: line.event,
+        });
+    }
+    Ok(Parked {
+        stream,
+        session: Session::resumed(client.negotiated, client.oob),
+        framing: Framing::resumed(client.unread.into_vec(), client.skipping),
+        out,
+    })
+}
+
+/// What a descriptor has to be.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Kind {
+    UnixListener,
+    UnixClient,
+    TcpListener,
+    TcpClient,
+}
+
+impl Kind {
+    fn text(self) -> &'static str {
+        match self {
+            Self::UnixListener => "a listening UNIX socket",
+            Self::UnixClient => "a connected UNIX socket",
+            Self::TcpListener => "a listening TCP socket",
+            Self::TcpClient => "a connected TCP socket",
+        }
+    }
+}
+
+/// Descriptors that something may take, each once.
+struct Descriptors(Vec<Option<OwnedFd>>);
+
+impl Descriptors {
+    fn take(&mut self, at: usize) -> Result<OwnedFd, String> {
+        let all = self.0.len();
+        let fd = self
+            .0
+            .get_mut(at)
+            .ok_or_else(|| format!("it names descriptor {at} of {all}"))?
+            .take()
+            .ok_or_else(|| format!("it names descriptor {at} twice"))?;
+        fcntl(&fd, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))
+            .map_err(|e| format!("descriptor {at} cannot be prepared: {e}"))?;
+        Ok(fd)
+    }
+
+    fn socket(&mut self, at: usize, kind: Kind) -> Result<OwnedFd, String> {
+        let fd = self.take(at)?;
+        let failed = |e| format!("descriptor {at} is no socket: {e}");
+        let listens = getsockopt(&fd, sockopt::AcceptConn).map_err(failed)?;
+        let stream = getsockopt(&fd, sockopt::SockType).map_err(failed)? == SockType::Stream;
+        let name: SockaddrStorage = getsockname(fd.as_raw_fd()).map_err(failed)?;
+        let found = match (name.family(), listens) {
+            (Some(AddressFamily::Unix), true) => Some(Kind::UnixListener),
+            (Some(AddressFamily::Unix), false) => Some(Kind::UnixClient),
+            (Some(AddressFamily::Inet | AddressFamily::Inet6), true) => Some(Kind::TcpListener),
+            (Some(AddressFamily::Inet | AddressFamily::Inet6), false) => Some(Kind::TcpClient),
+            _ => None,
+        };
+        match found {
+            Some(found) if stream && found == kind => Ok(fd),
+            found => Err(format!(
+                "descriptor {at} is {}, not {}",
+                found.map_or("something else", Kind::text),
+                kind.text()
+            )),
+        }
+    }
+}

@@ -1,0 +1,1 @@
+//! Clients that stay connected while the monitor is detached and attached again.
