@@ -152,7 +152,7 @@ impl Monitor {
         for client in clients.iter_mut().filter(|c| c.session.hears_events()) {
             held.lines()
                 .for_each(|line| client.out.event(Arc::clone(line)));
-            lose(held.lost() + client.out.bound());
+            lose(held.lost().saturating_add(client.out.bound()));
         }
         let shared = Shared {
             control,
@@ -328,17 +328,21 @@ async fn listen(listening: Listening, shared: Shared) -> Group {
         }
     };
     let mut clients = JoinSet::new();
+    let mut left = Vec::new();
     let mut ending = shared.ending.clone();
     loop {
         let stream = tokio::select! {
             biased;
             _ = over(&mut ending) => break,
             stream = next(open.as_ref()) => stream,
-            Some(_) = clients.join_next() => continue,
+            Some(client) = clients.join_next() => {
+                // One that is kept may have heard of it before this task did.
+                left.extend(client.ok().flatten());
+                continue;
+            }
         };
         clients.spawn(Client::new(stream, &shared).run(shared.ending.clone()));
     }
-    let mut left = Vec::new();
     while let Some(client) = clients.join_next().await {
         left.extend(client.ok().flatten());
     }

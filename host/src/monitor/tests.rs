@@ -10,16 +10,16 @@ use serde_json::{Value, json};
 
 use super::*;
 
-const DEADLINE: Duration = Duration::from_secs(20);
+pub(super) const DEADLINE: Duration = Duration::from_secs(20);
 
 /// Notes what it was asked, and emits STOP when asked to stop.
-struct Fake {
-    asked: Mutex<Vec<Command>>,
-    events: Events,
+pub(super) struct Fake {
+    pub(super) asked: Mutex<Vec<Command>>,
+    pub(super) events: Events,
 }
 
 impl Fake {
-    fn new() -> Arc<Self> {
+    pub(super) fn new() -> Arc<Self> {
         Arc::new(Self {
             asked: Mutex::default(),
             events: Events::new(),
@@ -65,14 +65,7 @@ impl Rig {
     }
 
     fn connect(&self) -> Peer {
-        let stream = UnixStream::connect(&self.path).unwrap();
-        stream.set_read_timeout(Some(DEADLINE)).unwrap();
-        let mut peer = Peer {
-            reader: BufReader::new(stream.try_clone().unwrap()),
-            stream,
-        };
-        assert!(peer.read()["QMP"]["version"]["qemu"]["major"].is_u64());
-        peer
+        Peer::connect(&self.path)
     }
 
     fn ready(&self) -> Peer {
@@ -93,24 +86,36 @@ impl Drop for Rig {
     }
 }
 
-struct Peer {
-    reader: BufReader<UnixStream>,
-    stream: UnixStream,
+pub(super) struct Peer {
+    pub(super) reader: BufReader<UnixStream>,
+    pub(super) stream: UnixStream,
 }
 
 impl Peer {
-    fn write(&mut self, text: &str) {
+    /// One that has its greeting.
+    pub(super) fn connect(path: &std::path::Path) -> Self {
+        let stream = UnixStream::connect(path).unwrap();
+        stream.set_read_timeout(Some(DEADLINE)).unwrap();
+        let mut peer = Self {
+            reader: BufReader::new(stream.try_clone().unwrap()),
+            stream,
+        };
+        assert!(peer.read()["QMP"]["version"]["qemu"]["major"].is_u64());
+        peer
+    }
+
+    pub(super) fn write(&mut self, text: &str) {
         self.stream.write_all(text.as_bytes()).unwrap();
     }
 
-    fn read(&mut self) -> Value {
+    pub(super) fn read(&mut self) -> Value {
         let mut line = String::new();
         self.reader.read_line(&mut line).unwrap();
         assert!(line.ends_with("\r\n") && line.is_ascii(), "{line:?}");
         serde_json::from_str(&line).unwrap()
     }
 
-    fn ask(&mut self, command: &Value) -> Value {
+    pub(super) fn ask(&mut self, command: &Value) -> Value {
         self.write(&format!("{command}\n"));
         self.read()
     }
@@ -396,12 +401,7 @@ fn a_command_that_panics_is_an_error_of_that_command() {
         wait: false,
     };
     let monitor = Monitor::start(&[address], Arc::new(Panics), Events::new()).unwrap();
-    let stream = UnixStream::connect(&path).unwrap();
-    let mut peer = Peer {
-        reader: BufReader::new(stream.try_clone().unwrap()),
-        stream,
-    };
-    peer.read();
+    let mut peer = Peer::connect(&path);
     peer.ask(&json!({"execute": "qmp_capabilities"}));
     let text = "The command failed inside Baton; see its log";
     assert_eq!(peer.ask(&json!({"execute": "stop"}))["error"]["desc"], text);
