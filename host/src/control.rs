@@ -6,6 +6,7 @@ use baton_migration::error_chain;
 use baton_migration::settings::Capability;
 use serde_json::{Value, json};
 
+use crate::blockers;
 use crate::handover;
 use crate::machine::events::MachineEvent;
 use crate::monitor::{
@@ -66,6 +67,9 @@ impl Control for VmControl {
             }
             Command::QueryMigrateCapabilities => Ok(capabilities(vm)),
             Command::QueryMigrate => query_migrate(vm),
+            Command::QueryMigratable { mode } => {
+                blockers::report(vm, mode).map_err(|e| QmpError::generic(error_chain(&*e)))
+            }
         }
     }
 }
@@ -116,14 +120,8 @@ fn query_migrate(vm: &Vm) -> Result<Value, QmpError> {
     let mut info = vm.tracker.info();
     let state = vm.state();
     if let Some(machine) = &state.machine {
-        let mode = state.settings.parameters.mode;
-        let failures = machine.failures();
-        let devices = machine
-            .devices()
-            .iter()
-            .flat_map(|d| d.blockers(mode, failures));
-        let reasons = vm.blockers.reasons(mode, devices);
-        info.blocked_reasons = reasons;
+        let blockers = blockers::of_machine(vm, machine, state.settings.parameters.mode);
+        info.blocked_reasons = blockers.iter().map(ToString::to_string).collect();
     }
     serde_json::to_value(info).map_err(|e| QmpError::generic(e.to_string()))
 }

@@ -12,6 +12,7 @@ pub mod monitor;
 pub mod plugin;
 pub mod vcpu;
 
+mod blockers;
 mod chardev;
 mod control;
 mod exec;

@@ -13,6 +13,7 @@ use baton_migration::handover::TargetHandover;
 use baton_migration::{HostError, error_chain};
 use nix::sys::signal::{SigSet, Signal};
 
+use crate::blockers::check_only_migratable;
 use crate::cli::{self, Invocation, Options};
 use crate::control::{serve_monitors, start_monitors};
 use crate::exec::{self, Inherited, Purpose};
@@ -165,6 +166,7 @@ fn wait_for_source(vm: &Arc<Vm>) -> Result<Option<TargetHandover>, HostError> {
         "-incoming: a guest comes to this Baton by cpr-transfer alone; add an -incoming for the \
          channel of type cpr",
     )?;
+    check_only_migratable(vm, None)?;
     handover::receive(vm, cpr).map(Some)
 }
 

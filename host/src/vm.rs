@@ -4,12 +4,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use baton_migration::HostError;
 use baton_migration::blockers::Blockers;
 use baton_migration::handover::TargetHandover;
 use baton_migration::settings::{Capability, ParameterChanges, Settings};
 use baton_migration::status::{MigrationStatus, Tracker};
-use baton_migration::{Blocker, HostError, Mode};
 
+use crate::blockers;
 use crate::cli::Options;
 use crate::machine::Machine;
 use crate::machine::events::MachineEvent;
@@ -71,10 +72,10 @@ impl Vm {
                 sink.emit("MIGRATION", Some(serde_json::json!({ "status": status })));
             }
         }))?;
-        let blockers = Blockers::new();
-        for blocker in own_blockers(&options) {
+        let known = Blockers::new();
+        for blocker in blockers::of_options(&options) {
             // Nothing migrates yet, so that nothing is refused.
-            let _ = blockers.add("", blocker);
+            let _ = known.add("", blocker);
         }
         let (runstate, autostart) = match options.incoming {
             Some(_) => (RunState::InMigrate, !options.paused),
@@ -85,7 +86,7 @@ impl Vm {
             registry,
             events,
             tracker: Arc::new(tracker),
-            blockers,
+            blockers: known,
             requests,
             migration_events,
             state: Mutex::new(State {
@@ -141,6 +142,7 @@ impl Vm {
     /// Builds and boots the machine, which does not run yet.
     pub fn power_on(&self) -> Result<(), HostError> {
         let mut machine = Machine::build(&self.options, &self.registry, None, &self.requests)?;
+        blockers::check_only_migratable(self, Some(&machine))?;
         machine.boot()?;
         self.state().machine = Some(machine);
         Ok(())
@@ -285,23 +287,4 @@ impl State {
             false => Ok(()),
         }
     }
-}
-
-/// What of the command line stands in the way of a migration.
-fn own_blockers(options: &Options) -> Vec<Blocker> {
-    let mut blockers = Vec::new();
-    if !options.memory.share {
-        let id = &options.memory.id;
-        blockers.push(Blocker {
-            id: "memory-not-shared".into(),
-            // QEMU's text.
-            reason: format!(
-                "Memory region {id} is not compatible with CPR. share=on is required for \
-                 memory-backend objects, and aux-ram-share=on is required."
-            ),
-            remedy: "Start the guest with shared memory".into(),
-            modes: vec![Mode::CprTransfer, Mode::CprExec],
-        });
-    }
-    blockers
 }

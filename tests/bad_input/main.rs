@@ -5,6 +5,7 @@
 
 mod kvm;
 mod machine;
+mod only_migratable;
 mod plugin;
 
 use anyhow::Result;

@@ -2,6 +2,7 @@
 //!
 //! `BATON_TEST_VMM=qemu` runs the same tests on QEMU: what fails there as well is the test's fault.
 
+mod blockers;
 mod boot;
 mod document;
 mod exec;

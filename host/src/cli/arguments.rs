@@ -12,7 +12,7 @@ use super::nearest::nearest;
 pub(super) fn normalize(
     arguments: impl IntoIterator<Item = OsString>,
 ) -> Result<Vec<String>, CliError> {
-    let mut arguments = arguments.into_iter().map(text);
+    let mut arguments = arguments.into_iter().map(text).peekable();
     let mut normal = Vec::new();
     while let Some(argument) = arguments.next() {
         let argument = argument?;
@@ -37,6 +37,15 @@ pub(super) fn normalize(
         normal.push(match (takes_value, attached) {
             (true, Some(value)) => format!("--{name}={value}"),
             (true, None) => {
+                let is_option = |next: &Result<String, _>| {
+                    next.as_ref().is_ok_and(|next| next.starts_with('-'))
+                };
+                if let Some(value) = definition::bare_value(name)
+                    && arguments.peek().is_none_or(is_option)
+                {
+                    normal.push(format!("--{name}={value}"));
+                    continue;
+                }
                 let value = arguments
                     .next()
                     .ok_or_else(|| CliError::new(format!("-{name}"), "requires an argument"))??;
@@ -88,6 +97,27 @@ mod tests {
                 "--append=-x --y"
             ]
         );
+    }
+
+    #[test]
+    fn the_value_of_some_may_be_left_out() {
+        for (arguments, expected) in [
+            (&["-only-migratable"][..], &["--only-migratable=normal"][..]),
+            (
+                &["-only-migratable", "-S"],
+                &["--only-migratable=normal", "--S"],
+            ),
+            (
+                &["-only-migratable", "cpr-exec,normal", "-S"],
+                &["--only-migratable=cpr-exec,normal", "--S"],
+            ),
+            (
+                &["--only-migratable=cpr-exec"],
+                &["--only-migratable=cpr-exec"],
+            ),
+        ] {
+            assert_eq!(normal(arguments).unwrap(), expected);
+        }
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 
+use baton_migration::Mode;
 use baton_migration::address::{Incoming, IncomingChannels};
 use baton_migration::settings::Settings;
 use clap::ArgMatches;
@@ -118,6 +119,7 @@ fn options(said: &Said<'_>) -> Result<Options, CliError> {
         monitors,
         incoming,
         settings: settings(said)?,
+        only_migratable: only_migratable(said)?,
         paused: said.flag("S"),
         no_reboot: said.flag("no-reboot"),
     })
@@ -306,6 +308,17 @@ fn settings(said: &Said<'_>) -> Result<Settings, CliError> {
     globals
         .settings()
         .map_err(|reason| said.error("global", reason))
+}
+
+/// Every mode that one of the `-only-migratable` names, in QAPI's order.
+fn only_migratable(said: &Said<'_>) -> Result<Vec<Mode>, CliError> {
+    let lists = said.each("only-migratable", |text| {
+        text.split(',')
+            .map(str::parse)
+            .collect::<Result<Vec<Mode>, _>>()
+    })?;
+    let modes: BTreeSet<Mode> = lists.into_iter().flatten().collect();
+    Ok(modes.into_iter().collect())
 }
 
 /// What the guest boots. A target gets the guest with its kernel, so it may be without.

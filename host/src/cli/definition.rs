@@ -3,7 +3,7 @@
 use clap::{Arg, ArgAction, Command};
 
 /// Options that take a value: name, value, help. All may be repeated.
-const VALUES: [(&str, &str, &str); 20] = [
+const VALUES: [(&str, &str, &str); 21] = [
     (
         "machine",
         "[type=]NAME[,PROPERTY=VALUE...]",
@@ -89,6 +89,12 @@ const VALUES: [(&str, &str, &str); 20] = [
          monitor: mode=cpr-transfer, x-events=on. A property is a name of \
          query-migrate-parameters or query-migrate-capabilities, with or without x- before it.",
     ),
+    (
+        "only-migratable",
+        "[MODE[,MODE...]]",
+        "Do not start a machine that something keeps from being migrated in one of these modes: \
+         normal, which is meant if none is said, cpr-reboot, cpr-transfer, cpr-exec.",
+    ),
     ("display", "none", "There is no display."),
     (
         "name",
@@ -117,6 +123,9 @@ const FLAGS: [(&str, &str); 8] = [
     ("version", "Print the version."),
     ("help", "Print this text."),
 ];
+
+/// Options whose value may be left out, and what it is then.
+const BARE: [(&str, &str); 1] = [("only-migratable", "normal")];
 
 /// Other names of options: name, option.
 const ALIASES: [(&str, &str); 2] = [("M", "machine"), ("h", "help")];
@@ -173,6 +182,12 @@ pub(super) fn option(name: &str) -> Option<(&'static str, bool)> {
     let value = VALUES.iter().map(|(own, ..)| (*own, true));
     let flag = FLAGS.iter().map(|(own, _)| (*own, false));
     value.chain(flag).find(|(own, _)| *own == name)
+}
+
+/// The value of an option that is said without one, if it may be.
+pub(super) fn bare_value(option: &str) -> Option<&'static str> {
+    let bare = BARE.into_iter().find(|(name, _)| *name == option);
+    bare.map(|(_, value)| value)
 }
 
 /// The names of all options.

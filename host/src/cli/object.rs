@@ -144,6 +144,13 @@ impl MemoryBackend {
     pub(super) fn parse(text: &str) -> Result<Self, String> {
         let mut pairs = Pairs::parse_or_json(text, "qom-type")?;
         let name = pairs.require("qom-type")?;
+        if name == "memory-backend-epc" {
+            return Err(
+                "Object type 'memory-backend-epc' is not supported: no other process can map its \
+                 memory, so that the guest could not be handed over; use memory-backend-memfd"
+                    .to_owned(),
+            );
+        }
         if !KINDS.iter().any(|(known, _)| *known == name) {
             let near = hint(&name, KINDS.map(|(known, _)| known));
             return Err(format!("Object type '{name}' is not supported{near}"));
@@ -330,6 +337,11 @@ mod tests {
                 "memory-backend-mem,id=m,size=1G",
                 "Object type 'memory-backend-mem' is not supported; \
                  did you mean 'memory-backend-memfd'?",
+            ),
+            (
+                "memory-backend-epc,id=m,size=1G",
+                "Object type 'memory-backend-epc' is not supported: no other process can map its \
+                 memory, so that the guest could not be handed over; use memory-backend-memfd",
             ),
             (
                 "rng-random,id=r",

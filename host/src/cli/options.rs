@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use baton_migration::Mode;
 use baton_migration::address::IncomingChannels;
 use baton_migration::settings::Settings;
 use baton_plugin_api::Drive;
@@ -66,6 +67,8 @@ pub struct Options {
     pub incoming: Option<IncomingChannels>,
     /// `-global migration.PROPERTY=VALUE`: what is set before there is a monitor.
     pub settings: Settings,
+    /// `-only-migratable`: the modes that nothing may block.
+    pub only_migratable: Vec<Mode>,
     /// `-S`: do not start the guest.
     pub paused: bool,
     /// `-no-reboot`: a guest's reset ends the process.

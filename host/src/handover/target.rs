@@ -14,6 +14,7 @@ use baton_migration::stream::StateImage;
 use baton_migration::{HostError, error_chain};
 
 use super::resolve_fd;
+use crate::blockers::check_only_migratable;
 use crate::machine::Machine;
 use crate::machine::events::MachineEvent;
 use crate::runstate::RunState;
@@ -108,6 +109,7 @@ impl TargetHost for Target {
         let vm = &self.vm;
         let machine = Machine::build(&vm.options, &vm.registry, Some(fds), &vm.requests)?;
         machine.rehearse(preview.header())?;
+        check_only_migratable(vm, Some(&machine))?;
         machine.warm_up(preview)?;
         machine.warm_ram();
         crate::memory::warm_program();

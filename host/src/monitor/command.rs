@@ -1,5 +1,6 @@
 //! The commands, typed once: QMP's list of commands and the checks of arguments follow from here.
 
+use baton_migration::Mode;
 use baton_migration::address::MigrationChannel;
 use baton_migration::settings::{Capability, ParameterChanges};
 use serde::Deserialize;
@@ -55,6 +56,11 @@ pub enum Command {
     MigrateSetCapabilities(Vec<(Capability, bool)>),
     /// `query-migrate`
     QueryMigrate,
+    /// `query-migratable`
+    QueryMigratable {
+        /// The one mode to tell of; all if there is none.
+        mode: Option<Mode>,
+    },
     /// `query-migrate-parameters`
     QueryMigrateParameters,
     /// `query-migrate-capabilities`
@@ -76,6 +82,7 @@ const COMMANDS: &[(&str, Reader)] = &[
     ("migrate_cancel", |a| none(&a, Command::MigrateCancel)),
     ("query-devices", |a| none(&a, Command::QueryDevices)),
     ("query-kvm", |a| none(&a, Command::QueryKvm)),
+    ("query-migratable", query_migratable),
     ("query-migrate", |a| none(&a, Command::QueryMigrate)),
     ("query-migrate-capabilities", |a| {
         none(&a, Command::QueryMigrateCapabilities)
@@ -198,6 +205,14 @@ fn migrate_set_parameters(arguments: &Arguments) -> Result<Command, QmpError> {
     ParameterChanges::read(arguments)
         .map(Command::MigrateSetParameters)
         .map_err(QmpError::generic)
+}
+
+fn query_migratable(mut arguments: Arguments) -> Result<Command, QmpError> {
+    let mode = take::<String>(&mut arguments, "mode", "string")?
+        .map(|mode| mode.parse().map_err(|e: String| QmpError::generic(e)))
+        .transpose()?;
+    finish(&arguments)?;
+    Ok(Command::QueryMigratable { mode })
 }
 
 fn migrate_set_capabilities(mut arguments: Arguments) -> Result<Command, QmpError> {

@@ -1,0 +1,113 @@
+//! What blocks migrations of this VM: the machine's own reasons, then those of its devices.
+
+use baton_migration::blockers::OwnedBlocker;
+use baton_migration::{Blocker, HostError, Mode};
+use serde_json::{Value, json};
+
+use crate::cli::{IMPLICIT_RAM_ID, Options};
+use crate::machine::Machine;
+use crate::vm::Vm;
+
+/// What of the command line stands in the way of a migration.
+pub fn of_options(options: &Options) -> Vec<Blocker> {
+    let mut blockers = Vec::new();
+    if !options.memory.share {
+        let id = options.memory.id.as_str();
+        let remedy = match id {
+            IMPLICIT_RAM_ID => {
+                "Start the guest with shared memory: without -machine aux-ram-share=off".to_owned()
+            }
+            _ => format!("Start the guest with shared memory: -object id={id},share=on"),
+        };
+        blockers.push(Blocker {
+            id: "memory-not-shared".into(),
+            // QEMU's text.
+            reason: format!(
+                "Memory region {id} is not compatible with CPR. share=on is required for \
+                 memory-backend objects, and aux-ram-share=on is required."
+            ),
+            remedy,
+            modes: vec![Mode::CprTransfer, Mode::CprExec],
+        });
+    }
+    blockers
+}
+
+/// What blocks `mode` now.
+pub fn of_machine(vm: &Vm, machine: &Machine, mode: Mode) -> Vec<OwnedBlocker> {
+    let failures = machine.failures();
+    let devices = machine.devices().iter();
+    vm.blockers.collect(
+        mode,
+        devices.flat_map(|device| device.blockers(mode, failures)),
+    )
+}
+
+/// The answer of `query-migratable`: for one mode, or for each.
+pub fn report(vm: &Vm, mode: Option<Mode>) -> Result<Value, HostError> {
+    let state = vm.state();
+    let machine = state
+        .machine
+        .as_ref()
+        .ok_or("There is no machine in this process to migrate")?;
+    let modes = mode.map_or(Mode::ALL.to_vec(), |mode| vec![mode]);
+    let row = |mode: Mode| {
+        let blockers = of_machine(vm, machine, mode);
+        let rows: Vec<Value> = blockers.iter().map(blocker_row).collect();
+        json!({ "mode": mode, "migratable": rows.is_empty(), "blockers": rows })
+    };
+    Ok(modes.into_iter().map(row).collect())
+}
+
+fn blocker_row(OwnedBlocker { owner, blocker }: &OwnedBlocker) -> Value {
+    json!({
+        "id": blocker.id,
+        "owner": owner,
+        "reason": blocker.reason,
+        "remedy": blocker.remedy,
+    })
+}
+
+/// Refuses a machine that one of the modes of `-only-migratable` cannot move, with every reason.
+/// Before there is a machine only the VM's own reasons are known.
+pub fn check_only_migratable(vm: &Vm, machine: Option<&Machine>) -> Result<(), HostError> {
+    // Each blocker once, with the modes it blocks.
+    let mut found: Vec<(OwnedBlocker, Vec<Mode>)> = Vec::new();
+    for &mode in &vm.options.only_migratable {
+        let blockers = match machine {
+            Some(machine) => of_machine(vm, machine, mode),
+            None => vm.blockers.collect(mode, []),
+        };
+        for blocker in blockers {
+            let same = |(other, _): &&mut (OwnedBlocker, Vec<Mode>)| {
+                other.owner == blocker.owner && other.blocker.id == blocker.blocker.id
+            };
+            match found.iter_mut().find(same) {
+                Some((_, modes)) => modes.push(mode),
+                None => found.push((blocker, vec![mode])),
+            }
+        }
+    }
+    if found.is_empty() {
+        return Ok(());
+    }
+    let texts: Vec<_> = found.iter().map(|(b, modes)| refusal(b, modes)).collect();
+    Err(format!("-only-migratable: {}", texts.join("; ")).into())
+}
+
+/// One blocker in QEMU's words, with the modes and the remedy added.
+fn refusal(OwnedBlocker { owner, blocker }: &OwnedBlocker, modes: &[Mode]) -> String {
+    let Blocker { reason, remedy, .. } = blocker;
+    let what = match owner.as_str() {
+        "" => format!("disallowing migration blocker (--only-migratable) for: {reason}"),
+        _ => format!(
+            "Device {owner} is not migratable, but --only-migratable was specified: {reason}"
+        ),
+    };
+    let modes: Vec<_> = modes.iter().map(|mode| mode.as_str()).collect();
+    let blocked = format!("it blocks {}", modes.join(", "));
+    match remedy.trim_end_matches('.') {
+        "" => format!("{what} ({blocked})"),
+        remedy => format!("{what} ({blocked}; {remedy})"),
+    }
+}
