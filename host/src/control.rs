@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
-use baton_migration::error_chain;
 use baton_migration::settings::Capability;
+use baton_migration::status::{MigrationStatus, NotPaused};
+use baton_migration::{HostError, error_chain};
 use serde_json::{Value, json};
 
 use crate::blockers;
@@ -46,6 +47,7 @@ impl Control for VmControl {
             Command::Migrate { uri, channels, .. } => {
                 done(handover::migrate(vm, uri.as_deref(), channels.as_deref()))
             }
+            Command::MigrateContinue { state } => done(go_on(vm, state)),
             Command::MigrateCancel => {
                 vm.tracker.cancel();
                 Ok(json!({}))
@@ -108,6 +110,15 @@ fn done(result: Result<(), baton_migration::HostError>) -> Result<Value, QmpErro
         Ok(()) => Ok(json!({})),
         Err(e) => Err(QmpError::generic(error_chain(&*e))),
     }
+}
+
+/// Only a pause before the switchover can be ended.
+fn go_on(vm: &Vm, state: MigrationStatus) -> Result<(), HostError> {
+    let now = vm.tracker.status();
+    if state != now {
+        return Err(NotPaused(now).into());
+    }
+    Ok(vm.tracker.proceed()?)
 }
 
 fn capabilities(vm: &Vm) -> Value {

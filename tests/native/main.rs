@@ -9,6 +9,7 @@ mod exec;
 mod failure;
 mod kills;
 mod leaks;
+mod pause;
 mod power;
 mod runstate;
 mod settings;

@@ -11,6 +11,7 @@ use baton_migration::address::{
     IncomingChannels, MigrationChannel, TransferChannels, main_address,
 };
 use baton_migration::handover::{SourceHandover, SourceOptions, Timeouts};
+use baton_migration::settings::Capability;
 use baton_migration::{HostError, Mode};
 
 use crate::fd::adopt_listed;
@@ -37,7 +38,7 @@ pub fn migrate(
     uri: Option<&str>,
     channels: Option<&[MigrationChannel]>,
 ) -> Result<(), HostError> {
-    let mode = {
+    let (mode, pause) = {
         let mut state = vm.state();
         if state.migrating {
             return Err("There's a migration process in progress".into());
@@ -72,7 +73,11 @@ pub fn migrate(
             state.settings.check_migration(&main)?;
         }
         state.migrating = true;
-        mode
+        let capabilities = state.settings.capabilities;
+        (
+            mode,
+            capabilities.contains(Capability::PauseBeforeSwitchover),
+        )
     };
     if mode == Mode::CprExec {
         let begun = exec::migrate(vm);
@@ -92,6 +97,7 @@ pub fn migrate(
                 tracker: Arc::clone(&vm.tracker),
                 blockers: &vm.blockers,
                 timeouts: Timeouts::default(),
+                pause,
                 resolve_fd: &resolve_fd,
             };
             SourceHandover::begin(options, &mut host).map_err(HostError::from)

@@ -3,6 +3,7 @@
 use baton_migration::Mode;
 use baton_migration::address::MigrationChannel;
 use baton_migration::settings::{Capability, ParameterChanges};
+use baton_migration::status::MigrationStatus;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
@@ -38,6 +39,11 @@ pub enum Command {
         uri: Option<String>,
         /// All channels.
         channels: Option<Vec<MigrationChannel>>,
+    },
+    /// `migrate-continue`
+    MigrateContinue {
+        /// The status the migration is thought to be in.
+        state: MigrationStatus,
     },
     /// `migrate_cancel`
     MigrateCancel,
@@ -76,6 +82,7 @@ type Reader = fn(Arguments) -> Result<Command, QmpError>;
 const COMMANDS: &[(&str, Reader)] = &[
     ("cont", |a| none(&a, Command::Cont)),
     ("migrate", migrate),
+    ("migrate-continue", migrate_continue),
     ("migrate-incoming", migrate_incoming),
     ("migrate-set-capabilities", migrate_set_capabilities),
     ("migrate-set-parameters", |a| migrate_set_parameters(&a)),
@@ -207,6 +214,15 @@ fn migrate_set_parameters(arguments: &Arguments) -> Result<Command, QmpError> {
         .map_err(QmpError::generic)
 }
 
+fn migrate_continue(mut arguments: Arguments) -> Result<Command, QmpError> {
+    let name: String = required(&mut arguments, "state", "string")?;
+    let state = MigrationStatus::deserialize(Value::from(name.as_str())).map_err(|_| {
+        QmpError::generic(format!("Parameter 'state' does not accept value '{name}'"))
+    })?;
+    finish(&arguments)?;
+    Ok(Command::MigrateContinue { state })
+}
+
 fn query_migratable(mut arguments: Arguments) -> Result<Command, QmpError> {
     let mode = take::<String>(&mut arguments, "mode", "string")?
         .map(|mode| mode.parse().map_err(|e: String| QmpError::generic(e)))
@@ -302,6 +318,16 @@ mod tests {
                 "migrate-set-parameters",
                 json!({"mode": "cpr-bogus"}),
                 "Parameter 'mode' does not accept value 'cpr-bogus'",
+            ),
+            (
+                "migrate-continue",
+                json!({}),
+                "Parameter 'state' is missing",
+            ),
+            (
+                "migrate-continue",
+                json!({"state": "foo"}),
+                "Parameter 'state' does not accept value 'foo'",
             ),
             (
                 "migrate-set-capabilities",

@@ -133,6 +133,8 @@ pub(super) struct Hello {
     pub(super) fds: u32,
     /// What ATTACH must repeat.
     pub(super) token: Token,
+    /// Whether the source waits for its operator after READY, for as long as that takes.
+    pub(super) pauses: bool,
 }
 
 /// The source ends the handover.

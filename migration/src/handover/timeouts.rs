@@ -13,8 +13,9 @@ pub struct Timeouts {
     /// For the target to be ready. `None` by default: the guest runs meanwhile, a hang-up is noticed
     /// and an operator can cancel.
     pub ready: Option<Duration>,
-    /// For the source's state, on the target, from READY on: 60 s. The source may need long to
-    /// quiesce; if it gives up, it says so.
+    /// For the source's state, on the target, from READY on, or from the main channel's opening on
+    /// if the source waits for its operator before: 60 s. The source may need long to quiesce; if
+    /// it gives up, it says so.
     pub state: Duration,
     /// For the target to load the state, on the source, while the guest stands still: 10 s.
     pub load: Duration,

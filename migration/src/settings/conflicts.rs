@@ -134,6 +134,12 @@ impl Settings {
                 });
             }
         }
+        if on(Capability::PauseBeforeSwitchover) && mode != Mode::CprTransfer {
+            return Err(format!(
+                "Capability 'pause-before-switchover' belongs to mode cpr-transfer, not {mode}; \
+                 switch it off with migrate-set-capabilities"
+            ));
+        }
         if mode == Mode::CprExec && self.parameters.cpr_exec_command.is_empty() {
             return Err("cpr-exec mode requires setting cpr-exec-command".to_owned());
         }

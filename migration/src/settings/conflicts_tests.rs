@@ -124,6 +124,13 @@ fn a_migration_that_the_settings_do_not_fit_is_refused_in_qemus_words() {
              migrate-set-capabilities",
         ),
         (
+            Mode::CprReboot,
+            &[PauseBeforeSwitchover],
+            "file:a",
+            "Capability 'pause-before-switchover' belongs to mode cpr-transfer, not cpr-reboot; \
+             switch it off with migrate-set-capabilities",
+        ),
+        (
             Mode::CprExec,
             &[],
             "file:a",
@@ -140,7 +147,11 @@ fn a_migration_that_they_fit_is_not() {
     use Capability::*;
     for (mode, on, to) in [
         (Mode::CprTransfer, &[Multifd, ReturnPath][..], "unix:a"),
-        (Mode::CprTransfer, &[XIgnoreShared], "fd:3"),
+        (
+            Mode::CprTransfer,
+            &[XIgnoreShared, PauseBeforeSwitchover],
+            "fd:3",
+        ),
         (Mode::CprReboot, &[MappedRam, Multifd], "file:a"),
         (Mode::CprReboot, &[], "exec:cat"),
         (Mode::Normal, &[Multifd], "tcp:host:1"),

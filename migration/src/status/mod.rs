@@ -8,7 +8,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 pub use info::MigrationInfo;
-pub use tracker::{MigrationInProgress, Observer, Tracker};
+pub use tracker::{MigrationInProgress, NotPaused, Observer, Tracker};
 
 /// QAPI `MigrationStatus`. All values are spelled; a cpr-transfer uses those that
 /// [`MigrationStatus::may_become`] names.
@@ -41,7 +41,7 @@ pub enum MigrationStatus {
     Failed,
     /// Not used by cpr modes.
     Colo,
-    /// Not used by cpr modes.
+    /// Both sides are ready; the guest runs until `migrate-continue` is said.
     PreSwitchover,
     /// The guest is stopped; device state is on its way.
     Device,
@@ -87,7 +87,11 @@ impl MigrationStatus {
             None | Cancelled | Completed | Failed => matches!(next, Setup),
             Setup => matches!(next, Active | Cancelling | Failed),
             // The target goes from active to completed: it has no device phase of its own.
-            Active => matches!(next, Device | Completed | Cancelling | Failed),
+            Active => matches!(
+                next,
+                PreSwitchover | Device | Completed | Cancelling | Failed
+            ),
+            PreSwitchover => matches!(next, Device | Cancelling | Failed),
             Device => matches!(next, Completed | Cancelling | Failed),
             // A target that claimed the guest just before it would have been cancelled keeps it.
             Cancelling => matches!(next, Cancelled | Completed | Failed),

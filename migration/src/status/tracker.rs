@@ -26,9 +26,16 @@ pub struct Tracker {
     observer: Observer,
     /// Whether a cancellation is wanted.
     cancelled: AtomicBool,
-    /// Readable while a cancellation is wanted.
+    /// Whether a pause before the switchover has been ended.
+    proceed: AtomicBool,
+    /// Readable when either of the two is news.
     cancel: EventFd,
 }
+
+/// `migrate-continue` was said where there is nothing to go on with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("Migration not in expected state: {0}")]
+pub struct NotPaused(pub MigrationStatus);
 
 #[derive(Debug)]
 struct Inner {
@@ -56,6 +63,7 @@ impl Tracker {
             inner: Mutex::new(inner),
             observer,
             cancelled: AtomicBool::new(false),
+            proceed: AtomicBool::new(false),
             cancel,
         })
     }
@@ -92,6 +100,20 @@ impl Tracker {
             // A full counter, the only possible error, is readable as well.
             let _ = self.cancel.write(1);
         }
+    }
+
+    /// Ends the pause of a migration in status `pre-switchover`, as `migrate-continue` does.
+    pub fn proceed(&self) -> Result<(), NotPaused> {
+        let inner = self.lock();
+        if inner.status != MigrationStatus::PreSwitchover {
+            return Err(NotPaused(inner.status));
+        }
+        // Said twice it is the same.
+        if !self.proceed.swap(true, Ordering::SeqCst) {
+            // As in `cancel`.
+            let _ = self.cancel.write(1);
+        }
+        Ok(())
     }
 
     /// Goes on with a migration that another program has begun in this process before it executed
@@ -140,6 +162,7 @@ impl Tracker {
             // Forgets a cancellation of the previous one; an empty counter is the only error.
             let _ = self.cancel.read();
             self.cancelled.store(false, Ordering::SeqCst);
+            self.proceed.store(false, Ordering::SeqCst);
             *inner = Inner {
                 status: MigrationStatus::Setup,
                 began: Instant::now(),
@@ -186,12 +209,25 @@ impl Tracker {
         self.lock().blackout = blackout;
     }
 
+    /// Whether the pause was ended, which is news no more.
+    pub(crate) fn may_proceed(&self) -> bool {
+        // The lock keeps a cancellation from being said between the two and forgotten here.
+        let _inner = self.lock();
+        let proceed = self.proceed.load(Ordering::SeqCst);
+        if proceed && !self.cancelled() {
+            // An empty counter is the only error.
+            let _ = self.cancel.read();
+        }
+        proceed
+    }
+
     /// Whether a cancellation is wanted.
     pub(crate) fn cancelled(&self) -> bool {
         self.cancelled.load(Ordering::SeqCst)
     }
 
-    /// Readable while a cancellation is wanted.
+    /// Readable while a cancellation is wanted, and when a pause was ended until
+    /// [`Self::may_proceed`] was asked.
     pub fn cancel_fd(&self) -> BorrowedFd<'_> {
         self.cancel.as_fd()
     }

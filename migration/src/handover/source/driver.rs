@@ -22,7 +22,7 @@ impl SourceHandover {
     /// Hands the guest over, or goes on with it. Takes as long as the target needs to get ready;
     /// call it on a thread of its own, from which all calls of `host` come.
     pub fn run(mut self, host: &mut (impl SourceHost + ?Sized)) -> SourceOutcome {
-        let (mut machine, mut action) = Machine::new();
+        let (mut machine, mut action) = Machine::new(self.pause);
         loop {
             tracing::debug!(?action, "handover, source");
             let input = match action {
@@ -45,6 +45,7 @@ impl SourceHandover {
                 Err(error) => Input::Failed(error_chain(&error)),
             },
             Action::AwaitReady => self.await_reply(Deadline::after_or_never(self.timeouts.ready)),
+            Action::Pause => self.await_operator(),
             Action::Attach => self.attach(),
             Action::AwaitAttached => self.await_reply(Deadline::after(self.timeouts.message)),
             Action::StopAndSave => match self.stop_and_save(host) {
@@ -82,6 +83,22 @@ impl SourceHandover {
         }
     }
 
+    /// Waits for the word to go on, or for anything that ends the handover instead: the target has
+    /// nothing to say now.
+    fn await_operator(&mut self) -> Input {
+        advance(&self.tracker, MigrationStatus::Active);
+        advance(&self.tracker, MigrationStatus::PreSwitchover);
+        let stop = Some(self.tracker.cancel_fd());
+        let event = self.link.wait(stop, Deadline::never());
+        if self.tracker.cancelled() {
+            Input::Cancelled
+        } else if matches!(event, Ok(Event::Stopped)) && self.tracker.may_proceed() {
+            Input::Done
+        } else {
+            answer(event)
+        }
+    }
+
     fn attach(&mut self) -> Input {
         let Some(main) = self.main.take() else {
             return Input::Failed("The main channel was connected already".to_owned());
@@ -99,7 +116,9 @@ impl SourceHandover {
     /// Nothing but the host's own work and one buffer between the first and the last moment: status
     /// events wait until the target has something to do.
     fn stop_and_save(&mut self, host: &mut (impl SourceHost + ?Sized)) -> Result<(), HostError> {
-        advance(&self.tracker, MigrationStatus::Active);
+        if !self.pause {
+            advance(&self.tracker, MigrationStatus::Active);
+        }
         let header = self.header();
         host.settle();
         self.claim.stamp(Moment::Stop);

@@ -48,6 +48,8 @@ pub(super) enum Action {
     Offer,
     /// Wait for READY.
     AwaitReady,
+    /// Wait for the operator's word to go on; the guest runs.
+    Pause,
     /// Connect the main channel and send ATTACH.
     Attach,
     /// Wait for ATTACHED.
@@ -104,6 +106,7 @@ enum Why {
 enum State {
     Offering,
     Preparing,
+    Pausing,
     Connecting,
     Attaching,
     Stopping,
@@ -119,6 +122,8 @@ enum State {
 #[derive(Debug)]
 pub(super) struct Machine {
     state: State,
+    /// Whether the operator says when to go on.
+    pause: bool,
     /// Whether the guest was stopped.
     blackout: bool,
     /// Whether the target has got the state, without which it can claim the guest only by mistake.
@@ -126,11 +131,13 @@ pub(super) struct Machine {
 }
 
 impl Machine {
-    /// The machine and its first action.
-    pub(super) fn new() -> (Self, Action) {
+    /// The machine and its first action; with `pause` it waits for the operator once the target is
+    /// ready.
+    pub(super) fn new(pause: bool) -> (Self, Action) {
         (
             Self {
                 state: State::Offering,
+                pause,
                 blackout: false,
                 sent: false,
             },
@@ -143,6 +150,7 @@ impl Machine {
         match self.state {
             State::Offering => "the descriptors were sent to it",
             State::Preparing => "it prepared",
+            State::Pausing => "the operator's word was waited for",
             State::Connecting | State::Attaching => "the main channel was opened",
             State::Stopping => "the guest was stopped here",
             State::Sending => "the state was sent to it",
@@ -169,7 +177,12 @@ impl Machine {
         }
         match (&self.state, input) {
             (State::Offering, Done) => self.go(State::Preparing, Action::AwaitReady),
-            (State::Preparing, Peer(Reply::Ready)) => self.go(State::Connecting, Action::Attach),
+            (State::Preparing, Peer(Reply::Ready)) if self.pause => {
+                self.go(State::Pausing, Action::Pause)
+            }
+            (State::Preparing, Peer(Reply::Ready)) | (State::Pausing, Done) => {
+                self.go(State::Connecting, Action::Attach)
+            }
             (State::Connecting, Done) => self.go(State::Attaching, Action::AwaitAttached),
             (State::Attaching, Peer(Reply::Attached)) => {
                 self.go(State::Stopping, Action::StopAndSave)

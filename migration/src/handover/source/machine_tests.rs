@@ -51,7 +51,7 @@ fn straight() -> Vec<(Input, Action)> {
 
 /// The machine after `steps` of the straight way.
 fn after(steps: usize) -> Machine {
-    let (mut machine, first) = Machine::new();
+    let (mut machine, first) = Machine::new(false);
     assert_eq!(first, Action::Offer);
     for (input, action) in &straight()[..steps] {
         assert_eq!(machine.step(input.clone()), *action);
@@ -83,6 +83,37 @@ fn whatever_goes_wrong_at_any_step_the_claim_is_asked_next() {
                 input(index)
             );
         }
+    }
+}
+
+/// A machine that pauses, once the target is ready.
+fn paused() -> Machine {
+    let (mut machine, first) = Machine::new(true);
+    assert_eq!(first, Action::Offer);
+    assert_eq!(machine.step(Input::Done), Action::AwaitReady);
+    assert_eq!(machine.step(Input::Peer(Reply::Ready)), Action::Pause);
+    machine
+}
+
+#[test]
+fn after_a_pause_the_straight_way_goes_on() {
+    let mut machine = paused();
+    assert_eq!(machine.step(Input::Done), Action::Attach);
+    for (input, action) in &straight()[2..] {
+        assert_eq!(machine.step(input.clone()), *action);
+    }
+}
+
+#[test]
+fn whatever_else_ends_a_pause_leaves_the_guest_running() {
+    for index in (0..INPUTS).filter(|index| input(*index) != Input::Done) {
+        let mut machine = paused();
+        assert_eq!(machine.step(input(index)), Action::Reclaim);
+        let finish = machine.step(Input::Reclaimed);
+        assert!(
+            matches!(finish, Action::Finish { resume: false, .. }),
+            "{finish:?}"
+        );
     }
 }
 
@@ -221,8 +252,9 @@ proptest! {
     fn in_any_order_of_inputs_the_guest_is_resumed_only_with_the_claim(
         inputs in proptest::collection::vec(0..INPUTS, 0..30),
         target_claims_at in 0usize..30,
+        pause in proptest::bool::ANY,
     ) {
-        let (mut machine, mut action) = Machine::new();
+        let (mut machine, mut action) = Machine::new(pause);
         let (mut reclaimed, mut stopped, mut commits) = (false, false, 0);
         let mut started = false;
         for (step, index) in inputs.into_iter().enumerate() {

@@ -34,6 +34,9 @@ pub struct SourceOptions<'a> {
     pub blockers: &'a Blockers,
     /// How long to wait.
     pub timeouts: Timeouts,
+    /// Whether to wait for [`Tracker::proceed`] before the guest is stopped (capability
+    /// `pause-before-switchover`).
+    pub pause: bool,
     /// Resolves an `fd` address of the main channel.
     pub resolve_fd: ResolveFd<'a>,
 }
@@ -69,6 +72,7 @@ pub struct SourceHandover {
     fingerprint: MachineFingerprint,
     tracker: Arc<Tracker>,
     timeouts: Timeouts,
+    pause: bool,
     /// The state, assembled before it is sent.
     state: Vec<u8>,
     /// The right to resume the guest, once it was taken back.
@@ -90,6 +94,7 @@ impl SourceHandover {
             tracker,
             blockers,
             timeouts,
+            pause,
             resolve_fd,
         } = options;
         if mode != Mode::CprTransfer {
@@ -113,6 +118,7 @@ impl SourceHandover {
                 fingerprint: host.fingerprint(),
                 tracker,
                 timeouts,
+                pause,
                 state: Vec::new(),
                 reclaimed: None,
                 _frozen: frozen,

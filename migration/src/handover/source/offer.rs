@@ -63,6 +63,7 @@ impl SourceHandover {
             fingerprint: self.fingerprint.clone(),
             fds: count,
             token: self.token,
+            pauses: self.pause,
         })?;
         let claim =
             self.claim

@@ -118,7 +118,8 @@ impl TargetHandover {
 
     /// Waits for the source on the main channel.
     fn await_attach(&mut self, host: &mut (impl TargetHost + ?Sized)) -> Input {
-        let deadline = Deadline::after(self.timeouts.state);
+        let pauses = self.source.as_ref().is_some_and(|source| source.pauses);
+        let deadline = Deadline::after_or_never((!pauses).then_some(self.timeouts.state));
         loop {
             match self.link.poll() {
                 Ok(None) => {}

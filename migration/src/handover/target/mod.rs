@@ -76,6 +76,8 @@ enum Main {
 struct Source {
     fingerprint: MachineFingerprint,
     token: Token,
+    /// Whether it waits for its operator before it opens the main channel.
+    pauses: bool,
     watch: ClaimWatch,
     /// Given to the host when it may start.
     claim: Option<TargetClaim>,

@@ -74,11 +74,15 @@ impl TargetHandover {
         }
         tracing::info!("taking over from {}", hello.producer);
         let Hello {
-            fingerprint, token, ..
+            fingerprint,
+            token,
+            pauses,
+            ..
         } = hello;
         self.source = Some(Source {
             fingerprint,
             token,
+            pauses,
             watch,
             claim: Some(claim),
         });

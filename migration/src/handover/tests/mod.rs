@@ -5,5 +5,6 @@ mod bad_target;
 mod both_sides;
 mod cancel;
 mod fakes;
+mod pause;
 mod peer;
 mod rig;

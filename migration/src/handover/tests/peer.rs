@@ -126,6 +126,7 @@ pub(super) fn hello(fds: u32) -> Hello {
         fingerprint: fingerprint(),
         fds,
         token: TOKEN,
+        pauses: false,
     }
 }
 

@@ -54,6 +54,8 @@ pub(super) struct Rig {
     pub(super) statuses: Arc<Mutex<Vec<MigrationStatus>>>,
     pub(super) blockers: Blockers,
     pub(super) timeouts: Timeouts,
+    /// Capability `pause-before-switchover` of the source.
+    pub(super) pause: bool,
 }
 
 impl Rig {
@@ -85,6 +87,7 @@ impl Rig {
             statuses,
             blockers: Blockers::new(),
             timeouts,
+            pause: false,
         }
     }
 
@@ -129,6 +132,7 @@ impl Rig {
             tracker: Arc::clone(&self.source_tracker),
             blockers: &self.blockers,
             timeouts: self.timeouts,
+            pause: self.pause,
             resolve_fd,
         };
         SourceHandover::begin(options, host)
