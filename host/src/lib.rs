@@ -22,6 +22,7 @@ mod help;
 mod log;
 mod process;
 mod runstate;
+mod state;
 mod vm;
 
 pub use process::run;

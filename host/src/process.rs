@@ -22,6 +22,7 @@ use crate::help;
 use crate::machine::events::MachineEvent;
 use crate::monitor::Events;
 use crate::plugin::Registry;
+use crate::state;
 use crate::vcpu;
 use crate::vm::Vm;
 
@@ -31,21 +32,24 @@ const FLUSH: Duration = Duration::from_secs(1);
 /// Runs the program with `arguments`, without the program's own name. Errors are printed as one
 /// line.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let arguments: Vec<_> = arguments.into_iter().collect();
+    // Its findings are counted by the status, which leaves one number for not having looked.
+    let failure = match &arguments[..] {
+        [group, verb, ..] if group == "state" && verb == "check" => state::CANNOT_CHECK,
+        _ => 1,
+    };
     let outcome = match exec::inherited() {
-        Ok(None) => invoke(arguments, &mut None),
+        Ok(None) => invoke(arguments),
         Ok(Some(inherited)) if inherited.purpose == Purpose::Rehearsal => {
             rehearse(arguments, &inherited)
         }
         Ok(Some(inherited)) => succeed(arguments, inherited),
         Err(e) => Err(e),
     };
-    match outcome {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(e) => {
-            eprintln!("baton: {}", one_line(&*e));
-            ExitCode::FAILURE
-        }
-    }
+    outcome.unwrap_or_else(|e| {
+        eprintln!("baton: {}", one_line(&*e));
+        ExitCode::from(failure)
+    })
 }
 
 fn one_line(e: &(dyn std::error::Error + 'static)) -> String {
@@ -56,7 +60,7 @@ fn one_line(e: &(dyn std::error::Error + 'static)) -> String {
 fn rehearse(
     arguments: impl IntoIterator<Item = OsString>,
     inherited: &Inherited,
-) -> Result<(), HostError> {
+) -> Result<ExitCode, HostError> {
     let outcome = guest_options(arguments).and_then(|options| {
         crate::log::start()?;
         vcpu::install_handler()?;
@@ -66,7 +70,7 @@ fn rehearse(
     match outcome {
         Ok(()) => {
             inherited.answer(Ok(()));
-            Ok(())
+            Ok(ExitCode::SUCCESS)
         }
         Err(e) => {
             inherited.answer(Err(&one_line(&*e)));
@@ -87,21 +91,28 @@ fn guest_options(arguments: impl IntoIterator<Item = OsString>) -> Result<Option
 fn succeed(
     arguments: impl IntoIterator<Item = OsString>,
     inherited: Inherited,
-) -> Result<(), HostError> {
+) -> Result<ExitCode, HostError> {
     let mut succession = Some(Succession::new(inherited)?);
     let outcome = guest_options(arguments).and_then(|options| run_guest(options, &mut succession));
     match (outcome, succession) {
         (Err(e), Some(succession)) => Err(succession.roll_back(&one_line(&*e)).into()),
-        (outcome, _) => outcome,
+        (outcome, _) => outcome.map(|()| ExitCode::SUCCESS),
     }
 }
 
-fn invoke(
-    arguments: impl IntoIterator<Item = OsString>,
-    succession: &mut Option<Succession>,
-) -> Result<(), HostError> {
+fn invoke(arguments: impl IntoIterator<Item = OsString>) -> Result<ExitCode, HostError> {
+    let mut code = ExitCode::SUCCESS;
     let text = match cli::parse(arguments)? {
-        Invocation::Run(options) => return run_guest(*options, succession),
+        Invocation::Run(options) => return run_guest(*options, &mut None).map(|()| code),
+        Invocation::DumpVmstate { file, options, all } => {
+            return state::dump(&file, &options, all).map(|()| code);
+        }
+        Invocation::StateShow { file, offset, full } => state::show(&file, offset, full)?,
+        Invocation::StateCheck { old, new, json } => {
+            let report = state::check(&old, &new, json)?;
+            code = ExitCode::from(report.status);
+            report.text
+        }
         Invocation::DeviceHelp { device, plugins } => help::devices(device.as_deref(), &plugins)?,
         Invocation::PluginInfo(file) => help::plugin(&file)?,
         Invocation::MachineHelp => cli::help::machine(),
@@ -112,7 +123,7 @@ fn invoke(
     let mut out = std::io::stdout().lock();
     // A reader that has seen enough closes the pipe.
     let _ = writeln!(out, "{}", text.trim_end());
-    Ok(())
+    Ok(code)
 }
 
 fn run_guest(options: Options, succession: &mut Option<Succession>) -> Result<(), HostError> {

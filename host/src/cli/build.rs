@@ -14,6 +14,7 @@ use super::drive::{self, Interface};
 use super::error::CliError;
 use super::global::Globals;
 use super::machine::{self, MachineOption};
+use super::number;
 use super::object::MemoryBackend;
 use super::options::{Invocation, Kernel, Options};
 use super::pairs::Pairs;
@@ -31,17 +32,55 @@ const DISK: &str = "virtio-blk-pci";
 
 /// What the command line asks for.
 pub(super) fn invocation(matches: &ArgMatches) -> Result<Invocation, CliError> {
-    if let Some(("plugin", plugin)) = matches.subcommand()
-        && let Some(("info", info)) = plugin.subcommand()
-        && let Some(file) = info.get_one::<String>("file")
-    {
-        return Ok(Invocation::PluginInfo(file.into()));
+    if let Some(subcommand) = subcommand(matches)? {
+        return Ok(subcommand);
     }
     let said = Said(matches);
-    match help(&said) {
-        Some(help) => Ok(help),
-        None => Ok(Invocation::Run(Box::new(options(&said)?))),
+    if let Some(help) = help(&said) {
+        return Ok(help);
     }
+    let options = Box::new(options(&said)?);
+    Ok(match said.last("dump-vmstate") {
+        None => Invocation::Run(options),
+        Some(file) => Invocation::DumpVmstate {
+            file: file.into(),
+            options,
+            all: ["device", "drive", "serial"]
+                .iter()
+                .all(|option| said.last(option).is_none()),
+        },
+    })
+}
+
+/// What a subcommand asks for; clap has seen to it that one comes with its arguments.
+fn subcommand(matches: &ArgMatches) -> Result<Option<Invocation>, CliError> {
+    let Some((group, matches)) = matches.subcommand() else {
+        return Ok(None);
+    };
+    let Some((verb, matches)) = matches.subcommand() else {
+        return Ok(None);
+    };
+    let path = |name| PathBuf::from(matches.get_one::<String>(name).cloned().unwrap_or_default());
+    Ok(Some(match (group, verb) {
+        ("plugin", "info") => Invocation::PluginInfo(path("file")),
+        ("state", "show") => Invocation::StateShow {
+            file: path("file"),
+            offset: match matches.get_one::<String>("offset") {
+                None => 0,
+                Some(text) => number::size(text, 0).ok_or_else(|| {
+                    let reason = "expects a number of bytes, such as 4096, 0x1000 or 4K";
+                    CliError::new(format!("--offset {text}"), reason)
+                })?,
+            },
+            full: matches.get_flag("full"),
+        },
+        ("state", "check") => Invocation::StateCheck {
+            old: path("old"),
+            new: path("new"),
+            json: matches.get_flag("json"),
+        },
+        _ => return Ok(None),
+    }))
 }
 
 /// The options that only print something; they are told before anything is checked.
@@ -111,7 +150,10 @@ fn options(said: &Said<'_>) -> Result<Options, CliError> {
         machine: machine.machine,
         cpus: said.each("smp", machine::cpus)?.pop().unwrap_or(1),
         memory,
-        kernel: kernel(said, incoming.is_some())?,
+        kernel: kernel(
+            said,
+            incoming.is_some() || said.last("dump-vmstate").is_some(),
+        )?,
         devices,
         drives,
         chardevs,
@@ -321,15 +363,16 @@ fn only_migratable(said: &Said<'_>) -> Result<Vec<Mode>, CliError> {
     Ok(modes.into_iter().collect())
 }
 
-/// What the guest boots. A target gets the guest with its kernel, so it may be without.
-fn kernel(said: &Said<'_>, target: bool) -> Result<Option<Kernel>, CliError> {
+/// What the guest boots. It may be absent with a target, which gets the guest with its kernel, and
+/// where no guest runs.
+fn kernel(said: &Said<'_>, optional: bool) -> Result<Option<Kernel>, CliError> {
     let Some(path) = said.last("kernel") else {
         for option in ["initrd", "append"] {
             if said.last(option).is_some() {
                 return Err(said.error(option, "only allowed with -kernel"));
             }
         }
-        return match target {
+        return match optional {
             true => Ok(None),
             false => Err(CliError::new(
                 "-kernel",

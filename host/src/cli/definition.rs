@@ -1,9 +1,11 @@
 //! Every option, once: the parser, `-help` and the man page are made from this table.
 
+use std::ffi::OsStr;
+
 use clap::{Arg, ArgAction, Command};
 
 /// Options that take a value: name, value, help. All may be repeated.
-const VALUES: [(&str, &str, &str); 21] = [
+const VALUES: [(&str, &str, &str); 22] = [
     (
         "machine",
         "[type=]NAME[,PROPERTY=VALUE...]",
@@ -95,6 +97,13 @@ const VALUES: [(&str, &str, &str); 21] = [
         "Do not start a machine that something keeps from being migrated in one of these modes: \
          normal, which is meant if none is said, cpr-reboot, cpr-transfer, cpr-exec.",
     ),
+    (
+        "dump-vmstate",
+        "FILE",
+        "Write what the machine saves and loads into FILE, as JSON, and end: sections and their \
+         versions. Without -device, -drive and -serial it is what every device type there is does. \
+         See baton state check.",
+    ),
     ("display", "none", "There is no display."),
     (
         "name",
@@ -146,9 +155,23 @@ pub(super) fn command() -> Command {
             .help(help)
             .action(ArgAction::Count)
     });
-    let info = Command::new("info")
-        .about("Print what a plugin file says of itself")
-        .arg(Arg::new("file").value_name("FILE").required(true));
+    let file =
+        |name: &'static str, value: &'static str| Arg::new(name).value_name(value).required(true);
+    let switch = |name: &'static str| Arg::new(name).long(name).action(ArgAction::SetTrue);
+    let info = Command::new("info").arg(file("file", "FILE"));
+    let show = Command::new("show")
+        .arg(file("file", "FILE"))
+        .arg(Arg::new("offset").long("offset").value_name("N"))
+        .args([switch("full"), switch("json")]);
+    let check = Command::new("check")
+        .args([file("old", "OLD"), file("new", "NEW")])
+        .arg(switch("json"));
+    let group = |name| {
+        Command::new(name)
+            .disable_help_subcommand(true)
+            .disable_help_flag(true)
+            .subcommand_required(true)
+    };
     Command::new("baton")
         .about("A virtual machine monitor for Linux/KVM that can be replaced under a running guest")
         .disable_help_flag(true)
@@ -156,13 +179,22 @@ pub(super) fn command() -> Command {
         .disable_help_subcommand(true)
         .args(values)
         .args(flags)
-        .subcommand(
-            Command::new("plugin")
-                .about("Examine plugins")
-                .disable_help_subcommand(true)
-                .subcommand_required(true)
-                .subcommand(info),
-        )
+        .subcommand(group("plugin").subcommand(info))
+        .subcommand(group("state").subcommands([show, check]))
+}
+
+/// The subcommands, and how they are written.
+const USAGES: [(&str, &str); 2] = [
+    ("plugin", "baton plugin info FILE"),
+    (
+        "state",
+        "baton state show FILE [--offset N] [--full] or baton state check OLD NEW [--json]",
+    ),
+];
+
+/// The name of a subcommand and how it is written, if it is one.
+pub(super) fn usage(name: &OsStr) -> Option<(&'static str, &'static str)> {
+    USAGES.into_iter().find(|(own, _)| name == *own)
 }
 
 /// The names of an option beside its own.

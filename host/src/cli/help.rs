@@ -20,7 +20,9 @@ pub fn version() -> String {
 pub fn usage() -> String {
     let command = definition::command();
     let mut text = format!(
-        "{}Usage: baton -kernel FILE [options]\n       baton plugin info FILE\n",
+        "{}Usage: baton -kernel FILE [options]\n       baton plugin info FILE\n       \
+         baton state show FILE [--offset N] [--full]\n       \
+         baton state check OLD NEW [--json]\n",
         version()
     );
     for option in command.get_arguments() {

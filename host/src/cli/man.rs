@@ -19,6 +19,8 @@ fn page() -> String {
          .TH BATON 1 \"\" \"Baton {}\" \"User Commands\"\n\
          .SH NAME\nbaton \\- {}\n\
          .SH SYNOPSIS\n.B baton\n\\-kernel FILE [OPTION]...\n.br\n.B baton plugin info\nFILE\n\
+         .br\n.B baton state show\nFILE [\\-\\-offset N] [\\-\\-full]\n\
+         .br\n.B baton state check\nOLD NEW [\\-\\-json]\n\
          .SH DESCRIPTION\n",
         env!("CARGO_PKG_VERSION"),
         roff(&lower(&about)),
@@ -39,15 +41,36 @@ fn page() -> String {
             roff(&help_of(option))
         );
     }
+    text.push_str(COMMANDS);
     text.push_str(
         ".SH EXIT STATUS\n0 when the guest was shut down or QMP said quit; 1 after an error, which \
-         is one line on standard error.\n\
+         is one line on standard error. Of\n\
+         .B baton state check\n\
+         see there.\n\
          .SH EXAMPLE\n.nf\nbaton \\-m 1G \\-smp 2 \\-kernel bzImage \\-append console=ttyS0 \
          \\e\n    \\-drive if=virtio,file=disk.raw \\-qmp \
          unix:/run/vm.qmp,server=on,wait=off\n.fi\n",
     );
     text
 }
+
+const COMMANDS: &str = "\
+.SH COMMANDS
+.TP
+.B baton plugin info FILE
+Print what a plugin file says of itself.
+.TP
+.B baton state show FILE [\\-\\-offset N] [\\-\\-full]
+Print the state in FILE, which may begin at byte N of it, as JSON: header, machine fingerprint and
+sections. Binary is shown in hexadecimal, and cut when it is long unless \\-\\-full is said. What
+follows the state in the file is not looked at. \\-\\-json says what is so anyway.
+.TP
+.B baton state check OLD NEW [\\-\\-json]
+Say of each section whether NEW can load what OLD writes. Both are files that \\-dump\\-vmstate
+wrote; one of them may be a state file. The exit status is the number of sections, and of other
+things, that do not fit, at most 254; it is 255, with a line on standard error, when the files
+cannot be compared.
+";
 
 fn lower(text: &str) -> String {
     let mut letters = text.chars();

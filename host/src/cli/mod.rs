@@ -43,10 +43,11 @@ pub use options::{Invocation, Kernel, Options};
 pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Invocation, CliError> {
     let mut arguments = arguments.into_iter().peekable();
     let program = OsString::from("baton");
-    let subcommand = arguments.next_if(|first| first == "plugin");
+    let subcommand = arguments.next_if(|first| definition::usage(first).is_some());
+    let usage = subcommand.as_deref().and_then(definition::usage);
     let matches = match subcommand {
-        Some(plugin) => {
-            let all = [program, plugin].into_iter().chain(arguments);
+        Some(subcommand) => {
+            let all = [program, subcommand].into_iter().chain(arguments);
             definition::command().try_get_matches_from(all)
         }
         None => {
@@ -57,8 +58,9 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Invocation
         }
     };
     let matches = matches.map_err(|_| {
-        // Options were put in order above, so that only the subcommand can be wrong.
-        CliError::new("plugin", "write baton plugin info FILE")
+        // Options were put in order above, so that only a subcommand can be wrong.
+        let (name, usage) = usage.unwrap_or_default();
+        CliError::new(name, format!("write {usage}"))
     })?;
     build::invocation(&matches)
 }

@@ -27,6 +27,33 @@ pub enum Invocation {
     },
     /// `baton plugin info FILE`.
     PluginInfo(PathBuf),
+    /// `-dump-vmstate FILE`.
+    DumpVmstate {
+        /// The file to write.
+        file: PathBuf,
+        /// The machine to describe.
+        options: Box<Options>,
+        /// Nothing was said of devices: every type there is is described.
+        all: bool,
+    },
+    /// `baton state show FILE`.
+    StateShow {
+        /// The state file.
+        file: PathBuf,
+        /// Where in it the state begins, in bytes.
+        offset: u64,
+        /// Long binary is not cut.
+        full: bool,
+    },
+    /// `baton state check OLD NEW`.
+    StateCheck {
+        /// What writes a state: a description or a state file.
+        old: PathBuf,
+        /// What is to load it.
+        new: PathBuf,
+        /// The result is JSON.
+        json: bool,
+    },
     /// `-machine help`.
     MachineHelp,
     /// `-object help`.

@@ -211,6 +211,24 @@ fn a_target_needs_no_kernel() {
 }
 
 #[test]
+fn a_description_needs_no_kernel_and_is_of_every_type_unless_a_device_is_said() {
+    for (more, of_all) in [
+        (&[][..], true),
+        (&["-m", "1G"], true),
+        (&["-device", "a"], false),
+        (&["-serial", "null"], false),
+        (&["-drive", "file=/d,if=virtio"], false),
+    ] {
+        let found = invocation(&[&["-dump-vmstate", "f.json"], more].concat()).unwrap();
+        assert!(
+            matches!(&found, Invocation::DumpVmstate { file, all, .. }
+                if file.as_os_str() == "f.json" && *all == of_all),
+            "{found:?}"
+        );
+    }
+}
+
+#[test]
 fn help_is_given_without_a_guest() {
     let all = |arguments: &[&str]| format!("{:?}", invocation(arguments).unwrap());
     for (arguments, expected) in [
@@ -220,6 +238,18 @@ fn help_is_given_without_a_guest() {
         (&["-machine", "help"], "MachineHelp"),
         (&["-object", "memory-backend-file,help"], "ObjectHelp"),
         (&["plugin", "info", "a.so"], "PluginInfo(\"a.so\")"),
+        (
+            &["state", "show", "s", "--offset", "4K", "--json"],
+            "StateShow { file: \"s\", offset: 4096, full: false }",
+        ),
+        (
+            &["state", "show", "--full", "s"],
+            "StateShow { file: \"s\", offset: 0, full: true }",
+        ),
+        (
+            &["state", "check", "a", "b", "--json"],
+            "StateCheck { old: \"a\", new: \"b\", json: true }",
+        ),
         (
             &["-device", "help", "-plugin", "a.so"],
             "DeviceHelp { device: None, plugins: [\"a.so\"] }",
@@ -368,6 +398,15 @@ fn a_kernel_is_needed_for_what_goes_with_it() {
         (&["-initrd", "x"], "-initrd x: only allowed with -kernel"),
         (&["plugin", "inof"], "plugin: write baton plugin info FILE"),
         (&["plugin"], "plugin: write baton plugin info FILE"),
+        (
+            &["state", "check", "a"],
+            "state: write baton state show FILE [--offset N] [--full] or baton state check OLD NEW \
+             [--json]",
+        ),
+        (
+            &["state", "show", "a", "--offset", "x"],
+            "--offset x: expects a number of bytes, such as 4096, 0x1000 or 4K",
+        ),
     ] {
         assert_eq!(invocation(arguments).unwrap_err(), text);
     }

@@ -1,6 +1,7 @@
 //! The devices of a machine, whatever their bus: created from the command line, and asked the same
 //! questions by everyone else.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use baton_migration::blockers::OwnedBlocker;
@@ -56,10 +57,37 @@ pub struct Slots<'a> {
     /// Character devices.
     pub chardevs: &'a Arc<Chardevs>,
     /// How many devices of each type have no id, for their names.
-    pub unnamed: &'a mut std::collections::BTreeMap<String, u32>,
+    pub unnamed: &'a mut BTreeMap<String, u32>,
+}
+
+/// Gives a device that has no id one by its place, or, off the bus, by its type.
+pub fn name(
+    config: &mut Config,
+    device_type: &DeviceType,
+    at: Option<PciAddress>,
+    unnamed: &mut BTreeMap<String, u32>,
+) {
+    if config.id.is_empty() {
+        config.id = match at {
+            Some(at) => at.to_string(),
+            None => {
+                let n = unnamed.entry(device_type.name.clone()).or_default();
+                *n += 1;
+                format!("{}.{}", device_type.name, *n - 1)
+            }
+        };
+    }
 }
 
 impl MachineDevice {
+    /// What a device of this type saves: what the host keeps of it, then its own.
+    pub fn sections(device_type: &DeviceType) -> Vec<Section> {
+        let own = (device_type.bus == BusClass::Virtio).then(VirtioPci::section);
+        own.into_iter()
+            .chain(device_type.sections.iter().cloned())
+            .collect()
+    }
+
     /// Creates and realizes a device.
     pub fn create(
         creation: Creation<'_>,
@@ -78,16 +106,7 @@ impl MachineDevice {
         } else {
             None
         };
-        if config.id.is_empty() {
-            config.id = match at {
-                Some(at) => at.to_string(),
-                None => {
-                    let n = slots.unnamed.entry(device_type.name.clone()).or_default();
-                    *n += 1;
-                    format!("{}.{}", device_type.name, *n - 1)
-                }
-            };
-        }
+        name(&mut config, device_type, at, slots.unnamed);
         let id = config.id.clone();
         let chardevs = Arc::clone(slots.chardevs);
         let bridge = Bridge::new(

@@ -11,6 +11,7 @@ mod controllers;
 mod devices;
 mod interrupts;
 mod kvm;
+mod plan;
 mod platform;
 mod power;
 mod sections;
@@ -48,7 +49,8 @@ use power::{Power, ResetRegister};
 use virtio::Surroundings;
 
 pub use devices::MachineDevice;
-pub use sections::GlobalState;
+pub use plan::{Planned, plan};
+pub use sections::{GlobalState, MACHINE, sections};
 
 /// The owner of the boot files among handed-over descriptors.
 const BOOT: &str = "boot";

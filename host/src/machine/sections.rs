@@ -13,7 +13,7 @@ use super::power::{Power, PowerState};
 use crate::vcpu::{self, Payload, Vcpu};
 
 /// The path of the machine's own sections.
-const MACHINE: &str = "machine";
+pub const MACHINE: &str = "machine";
 
 /// What the machine as a whole was doing.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -21,6 +21,18 @@ const MACHINE: &str = "machine";
 pub struct GlobalState {
     /// QEMU's `RunState` when the migration began.
     pub runstate: String,
+}
+
+/// The machine's own sections.
+pub fn sections() -> Vec<Section> {
+    vec![
+        global_section(),
+        vcpu::section(),
+        controllers::controllers_section(),
+        controllers::clock_section(),
+        Power::section(),
+        ports_section(),
+    ]
 }
 
 fn global_section() -> Section {

@@ -1,0 +1,98 @@
+//! What a build, or a machine of it, saves and loads: `-dump-vmstate`.
+
+use std::path::Path;
+
+use baton_migration::HostError;
+use baton_plugin_api::{DeviceType, Section};
+use serde::{Deserialize, Serialize};
+
+use crate::cli::Options;
+use crate::machine::{self, MachineDevice};
+use crate::plugin::Registry;
+
+/// Everything that can be in a state. A later build may say more of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Description {
+    /// The program and its version; for people only.
+    pub(super) producer: String,
+    pub(super) machine: MachineDescription,
+    pub(super) devices: Vec<DeviceDescription>,
+}
+
+/// The machine's own part.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct MachineDescription {
+    /// The versioned machine type.
+    #[serde(rename = "type")]
+    pub(super) kind: String,
+    pub(super) sections: Vec<SectionDescription>,
+}
+
+/// A device of a machine, or a device type of a build.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct DeviceDescription {
+    /// A state does not say it.
+    #[serde(rename = "type", default, skip_serializing_if = "Option::is_none")]
+    pub(super) kind: Option<String>,
+    /// The path its sections have in a state; a device type has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) id: Option<String>,
+    pub(super) sections: Vec<SectionDescription>,
+}
+
+/// A section.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) struct SectionDescription {
+    pub(super) name: String,
+    /// The version that is written, and the newest that is loaded.
+    pub(super) version: u32,
+    /// The oldest version that is loaded.
+    pub(super) minimum_version: u32,
+}
+
+impl From<&Section> for SectionDescription {
+    fn from(section: &Section) -> Self {
+        Self {
+            name: section.name.clone(),
+            version: section.version,
+            minimum_version: section.minimum_version,
+        }
+    }
+}
+
+/// Writes what the machine of `options` saves and loads into the file `path`, or, if `all`, what
+/// every device type there is does.
+pub(crate) fn dump(path: &Path, options: &Options, all: bool) -> Result<(), HostError> {
+    let registry = Registry::load(&options.plugins)?;
+    let describe = |id, device_type: &DeviceType| DeviceDescription {
+        kind: Some(device_type.name.clone()),
+        id,
+        sections: described(&MachineDevice::sections(device_type)),
+    };
+    let devices = if all {
+        let types = registry.devices();
+        types.map(|(_, found)| describe(None, found)).collect()
+    } else {
+        machine::plan(options, &registry)?
+            .into_iter()
+            .map(|planned| describe(Some(planned.config.id), planned.device_type))
+            .collect()
+    };
+    let description = Description {
+        producer: concat!("baton ", env!("CARGO_PKG_VERSION")).to_owned(),
+        machine: MachineDescription {
+            kind: options.machine.kind.as_str().to_owned(),
+            sections: described(&machine::sections()),
+        },
+        devices,
+    };
+    let mut text = serde_json::to_string_pretty(&description)?;
+    text.push('\n');
+    std::fs::write(path, text)
+        .map_err(|e| format!("-dump-vmstate {}: cannot be written: {e}", path.display()).into())
+}
+
+fn described(sections: &[Section]) -> Vec<SectionDescription> {
+    sections.iter().map(SectionDescription::from).collect()
+}
