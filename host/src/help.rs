@@ -46,12 +46,15 @@ pub(crate) fn plugin(file: &Path) -> Result<String, HostError> {
                 p.help
             )?;
         }
-        for s in &device.sections {
-            writeln!(
-                out,
-                "  section {} version {}, loads from {}",
-                s.name, s.version, s.minimum_version
-            )?;
+        for section in &device.sections {
+            for (name, loads) in section.names() {
+                let (version, oldest) = (loads.end(), loads.start());
+                let kind = ["section", "subsection"][usize::from(name != section.name)];
+                writeln!(
+                    out,
+                    "  {kind} {name} version {version}, loads from {oldest}"
+                )?;
+            }
         }
         for fd in &device.fds {
             let modes: Vec<_> = fd.modes.iter().map(|m| m.as_str()).collect();

@@ -237,15 +237,17 @@ impl PluginDescriptor {
                     )));
                 }
             }
-            if let Some(s) = device
-                .sections
-                .iter()
-                .find(|s| s.minimum_version > s.version)
-            {
-                return Err(within(format!(
-                    "section '{}' has minimum version {} above its version {}",
-                    s.name, s.minimum_version, s.version
-                )));
+            for section in &device.sections {
+                let subsections = section.subsections.iter().map(|sub| sub.name.as_str());
+                unique("subsection", subsections).map_err(within)?;
+                let mut unloadable = section.names().filter(|(_, loads)| loads.is_empty());
+                if let Some((name, loads)) = unloadable.next() {
+                    return Err(within(format!(
+                        "section '{name}' has minimum version {} above its version {}",
+                        loads.start(),
+                        loads.end()
+                    )));
+                }
             }
         }
         Ok(())
@@ -297,7 +299,11 @@ mod tests {
     fn a_sound_descriptor_passes_and_survives_the_wire() {
         let mut device = DeviceType::new("dev", BusClass::Virtio, "a device");
         device.properties = vec![Property::uint("n", 1, 9, 3, "a number")];
-        device.sections = vec![Section::new("dev", 2, 1)];
+        device.sections = vec![
+            Section::new("dev", 2, 1)
+                .priority(-3)
+                .subsection("sub", 4, 4),
+        ];
         let plugin = plugin(device);
         assert_eq!(plugin.check(), Ok(()));
         let bytes = rmp_serde::to_vec_named(&plugin).unwrap();
@@ -323,12 +329,27 @@ mod tests {
     #[test]
     fn a_section_no_version_can_load_is_refused() {
         let mut device = DeviceType::new("dev", BusClass::Virtio, "");
-        device.sections = vec![Section::new("dev", 1, 2)];
-        assert!(
-            plugin(device)
-                .check()
-                .unwrap_err()
-                .contains("minimum version 2")
-        );
+        for (section, text) in [
+            (Section::new("dev", 1, 2), "'dev' has minimum version 2"),
+            (
+                Section::new("dev", 1, 1).subsection("sub", 3, 4),
+                "'dev/sub' has minimum version 4",
+            ),
+        ] {
+            device.sections = vec![section];
+            let error = plugin(device.clone()).check().unwrap_err();
+            assert!(error.contains(text), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_subsection_that_is_there_twice_or_has_no_plain_name_is_refused() {
+        let mut device = DeviceType::new("dev", BusClass::Virtio, "");
+        let section = Section::new("dev", 1, 1).subsection("sub", 1, 1);
+        for (name, text) in [("sub", "'sub' is there twice"), ("a/b", "\"a/b\"")] {
+            device.sections = vec![section.clone().subsection(name, 1, 1)];
+            let error = plugin(device.clone()).check().unwrap_err();
+            assert!(error.contains(text), "{error}");
+        }
     }
 }

@@ -4,7 +4,7 @@ use crate::config::Config;
 use crate::descriptor::DeviceType;
 use crate::error::{Error, Result};
 use crate::host::Host;
-use crate::migration::{Blocker, Fd, MigrationEvent, Mode};
+use crate::migration::{Blocker, Fd, MigrationEvent, Mode, SUBSECTION};
 use crate::protocol::{Reply, Request};
 
 /// A device. Its life: `create`, `realize`, `load` of each section if it is restored, then `start`
@@ -27,13 +27,21 @@ pub trait Device: Send + Sized + 'static {
     /// Back to the state of power-on.
     fn reset(&mut self) -> Result<()>;
 
-    /// The state of a section, in its newest version.
+    /// Whether a subsection, named `parent/name`, has something to say now. One that does not say
+    /// anything is not saved.
+    fn needed(&mut self, subsection: &str) -> bool {
+        let _ = subsection;
+        true
+    }
+
+    /// The state of a section, or of a subsection that is needed, in its newest version.
     fn save(&mut self, section: &str) -> Result<Vec<u8>> {
         Err(no_such_section(section))
     }
 
-    /// Takes the state of a section, in a version that the descriptor declares; the glue has
-    /// checked that. On an error the device is as before.
+    /// Takes the state of a section or subsection, in a version that the descriptor declares; the
+    /// glue has checked that. On an error the device is as before. A section is loaded as if none of
+    /// its subsections were there; those that are come right after it.
     fn load(&mut self, section: &str, version: u32, data: &[u8]) -> Result<()> {
         let _ = (version, data);
         Err(no_such_section(section))
@@ -74,6 +82,9 @@ pub(crate) fn common_call<D: Device>(
             version,
             data,
         } => device.load(&section, version, &data).map(|()| Reply::Done),
+        Request::Save { section } if section.contains(SUBSECTION) && !device.needed(&section) => {
+            Ok(Reply::NotNeeded)
+        }
         Request::Save { section } => device.save(&section).map(|data| Reply::Saved { data }),
         Request::Blockers { mode } => Ok(Reply::Blockers(device.blockers(mode))),
         Request::Fds { mode } => Ok(Reply::Fds(device.fds(mode))),

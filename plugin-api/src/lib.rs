@@ -44,7 +44,7 @@ pub use device::{Device, no_such_section};
 pub use error::{Error, ErrorKind, Result};
 pub use host::{Chardev, Host};
 pub use memory::GuestRam;
-pub use migration::{Blocker, Fd, FdDeclaration, MigrationEvent, Mode, Section};
+pub use migration::{Blocker, Fd, FdDeclaration, MigrationEvent, Mode, Section, Subsection};
 pub use thread::{DeviceThread, Readiness, Waiter, Watch};
 pub use worker::{QueueHandler, Worker};
 

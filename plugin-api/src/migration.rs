@@ -2,6 +2,7 @@
 //! descriptors and events. The names are those of QEMU's `qapi/migration.json`.
 
 use std::fmt;
+use std::ops::RangeInclusive;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
@@ -82,7 +83,8 @@ pub struct Blocker {
 
 /// A vmstate section that a device writes and reads.
 ///
-/// A device loads every version from `minimum_version` to `version` and writes `version`.
+/// A device loads every version from `minimum_version` to `version` and writes `version`. What is
+/// added to a section later is a new version of it, or a subsection.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Section {
     /// Unique within the device, at most 63 bytes, such as `virtio-blk`.
@@ -91,18 +93,74 @@ pub struct Section {
     pub version: u32,
     /// The oldest version that is still loaded.
     pub minimum_version: u32,
+    /// Of the sections of all devices those with a higher priority are loaded first, and those with
+    /// the same in the order of the devices and, within one, of its descriptor.
+    #[serde(default)]
+    pub priority: i32,
+    /// What may be there beside the section, loaded right after it in this order.
+    #[serde(default)]
+    pub subsections: Vec<Subsection>,
+}
+
+/// An optional piece of a section, written only when it is needed, so that whoever does not know it
+/// can still load a state that does without.
+///
+/// The messages and the stream name it `parent/name`. If it is missing from a state, the device is
+/// as the section alone left it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Subsection {
+    /// Unique within the section, at most 63 bytes, such as `unsent`.
+    pub name: String,
+    /// The version that is written.
+    pub version: u32,
+    /// The oldest version that is still loaded.
+    pub minimum_version: u32,
 }
 
 impl Section {
-    /// A section that reads all versions from `minimum_version` to `version`.
+    /// A section that reads all versions from `minimum_version` to `version`, of priority 0 and
+    /// without subsections.
     pub fn new(name: &str, version: u32, minimum_version: u32) -> Self {
         Self {
             name: name.to_owned(),
             version,
             minimum_version,
+            priority: 0,
+            subsections: Vec::new(),
         }
     }
+
+    /// The same section with another priority.
+    #[must_use]
+    pub fn priority(self, priority: i32) -> Self {
+        Self { priority, ..self }
+    }
+
+    /// The same section with one subsection more.
+    #[must_use]
+    pub fn subsection(mut self, name: &str, version: u32, minimum_version: u32) -> Self {
+        self.subsections.push(Subsection {
+            name: name.to_owned(),
+            version,
+            minimum_version,
+        });
+        self
+    }
+
+    /// The names it has in messages, those of its subsections after its own, each with the oldest
+    /// and the newest version that is loaded.
+    pub fn names(&self) -> impl Iterator<Item = (String, RangeInclusive<u32>)> {
+        let own = (self.name.clone(), self.minimum_version..=self.version);
+        let subsections = self.subsections.iter().map(|sub| {
+            let name = format!("{}{SUBSECTION}{}", self.name, sub.name);
+            (name, sub.minimum_version..=sub.version)
+        });
+        std::iter::once(own).chain(subsections)
+    }
 }
+
+/// Stands between a section's name and a subsection's, and in neither.
+pub const SUBSECTION: char = '/';
 
 /// A kind of descriptor a device can hand over, as declared in its descriptor.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

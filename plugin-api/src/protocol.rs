@@ -22,7 +22,7 @@ pub enum Request {
     Reset,
     /// Load one section into a realized device that was never started.
     Load {
-        /// One of the descriptor's sections.
+        /// One of the descriptor's sections, or `parent/name` of a subsection.
         section: String,
         /// The version that wrote it.
         version: u32,
@@ -40,9 +40,10 @@ pub enum Request {
     /// may still run and use config space. When this returns the device's threads are gone, nothing of it is in
     /// flight, and it touches neither guest memory nor anything shared. [`Reply::Quiesced`].
     Quiesce,
-    /// The state of one section; only between `Quiesce` and `Start`. [`Reply::Saved`].
+    /// The state of one section; only between `Quiesce` and `Start`. [`Reply::Saved`], or
+    /// [`Reply::NotNeeded`].
     Save {
-        /// One of the descriptor's sections.
+        /// One of the descriptor's sections, or `parent/name` of a subsection.
         section: String,
     },
     /// What blocks this mode now. [`Reply::Blockers`]. Unsupported: none.
@@ -93,6 +94,8 @@ pub enum Reply {
         #[serde(with = "serde_bytes")]
         data: Vec<u8>,
     },
+    /// To [`Request::Save`] of a subsection that has nothing to say.
+    NotNeeded,
     /// To [`Request::Blockers`].
     Blockers(Vec<Blocker>),
     /// To [`Request::Fds`].

@@ -23,6 +23,8 @@ use crate::plugin::{Bridge, Failures, PluggedDevice, Plugin};
 pub struct MachineDevice {
     id: String,
     device_type: DeviceType,
+    /// What it loads.
+    sections: Vec<Section>,
     /// Where it sits, for people.
     place: String,
     kind: Kind,
@@ -140,6 +142,7 @@ impl MachineDevice {
         Ok(Self {
             id,
             device_type: device_type.clone(),
+            sections: Self::sections(device_type),
             place,
             kind,
         })
@@ -261,13 +264,15 @@ impl MachineDevice {
         Ok(())
     }
 
-    /// Writes every section of the quiesced device.
+    /// Writes every section of the quiesced device, and the subsections that are needed.
     pub fn save(&self, out: &mut SectionWriter<'_>) -> std::result::Result<(), HostError> {
         self.save_own(out)?;
         self.with_device(|device| {
-            for section in &self.device_type.sections {
-                let name = section_name(&self.id, &section.name);
-                out.put_raw(&name, 0, section.version, &device.save(&section.name)?)?;
+            for (name, loads) in self.device_type.sections.iter().flat_map(Section::names) {
+                if let Some(data) = device.save(&name)? {
+                    let name = section_name(&self.id, &name);
+                    out.put_raw(&name, 0, *loads.end(), &data)?;
+                }
             }
             Ok(())
         })
@@ -276,28 +281,43 @@ impl MachineDevice {
     /// Takes what the host keeps of the device out of a preview, if it is there.
     pub fn warm_up(&self, preview: &mut StateImage) -> std::result::Result<(), HostError> {
         if let Kind::Virtio(device) = &self.kind {
-            let name = section_name(&self.id, &VirtioPci::section().name);
+            let section = VirtioPci::section();
+            let name = section_name(&self.id, &section.name);
             if let Some(data) = preview.take_if_present(&name, 0) {
+                data.check_version(&(section.minimum_version..=section.version))?;
                 device.load(&data.payload)?;
             }
         }
         Ok(())
     }
 
-    /// Loads every section of the device.
-    pub fn load(&self, state: &mut StateImage) -> std::result::Result<(), HostError> {
-        let take =
-            |state: &mut StateImage, section: &Section| state.take_checked(&self.id, section, 0);
-        if let Kind::Virtio(device) = &self.kind {
-            device.load(&take(state, &VirtioPci::section())?.payload)?;
-        }
-        self.with_device(|device| {
-            for section in &self.device_type.sections {
-                let data = take(state, section)?;
-                device.load(&section.name, data.version, data.payload)?;
+    /// All it loads: what the host keeps of it, then its own.
+    pub fn loads(&self) -> &[Section] {
+        &self.sections
+    }
+
+    /// Loads one of its sections, and what there is of subsections.
+    pub fn load(
+        &self,
+        section: &Section,
+        state: &mut StateImage,
+    ) -> std::result::Result<(), HostError> {
+        for (at, (name, loads)) in section.names().enumerate() {
+            let path = section_name(&self.id, &name);
+            let data = match state.take_if_present(&path, 0) {
+                Some(data) => data,
+                None if at > 0 => continue,
+                None => state.take(&path, 0)?,
+            };
+            data.check_version(&loads)?;
+            match &self.kind {
+                Kind::Virtio(device) if name == VirtioPci::section().name => {
+                    device.load(&data.payload)?;
+                }
+                _ => self.with_device(|d| d.load(&name, data.version, data.payload))?,
             }
-            Ok(())
-        })
+        }
+        Ok(())
     }
 
     fn with_device<T>(&self, f: impl FnOnce(&mut PluggedDevice) -> T) -> T {

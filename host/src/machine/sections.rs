@@ -1,15 +1,19 @@
 //! The machine's vmstate: its own sections and those of its devices.
 
+use std::cmp::Reverse;
+
 use baton_migration::HostError;
-use baton_migration::stream::{Header, SectionData, SectionWriter, StateImage, section_name};
+use baton_migration::stream::{
+    Expected, Header, SectionData, SectionWriter, StateImage, StreamError, section_name,
+};
 use baton_plugin_api::Section;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::Machine;
 use super::controllers::{self, ClockState, ControllersState};
 use super::pci::ConfigPortsState;
 use super::power::{Power, PowerState};
+use super::{Machine, MachineDevice};
 use crate::vcpu::{self, Payload, Vcpu};
 
 /// The path of the machine's own sections.
@@ -102,11 +106,13 @@ impl Machine {
         self.devices.iter().try_for_each(|device| device.save(out))
     }
 
-    /// Takes every section out of `state`. The vCPUs load in parallel with the devices.
+    /// Takes every section out of `state`, once all of it is known to be there and to fit. The
+    /// vCPUs load in parallel with the devices, and the devices' sections by their priorities.
     pub fn load(&self, state: &mut StateImage) -> Result<GlobalState, HostError> {
+        self.check(state)?;
         let global = get(state, &global_section(), 0)?;
         let states = (0..self.vcpus.len())
-            .map(|id| state.take_checked(MACHINE, &vcpu::section(), id as u32))
+            .map(|id| state.take(&section_name(MACHINE, &vcpu::section().name), id as u32))
             .collect::<Result<Vec<SectionData>, _>>()?;
         let pending = begin_load(&self.vcpus, states)?;
         let controllers: ControllersState = get(state, &controllers::controllers_section(), 0)?;
@@ -114,9 +120,9 @@ impl Machine {
         let power: PowerState = get(state, &Power::section(), 0)?;
         let ports: ConfigPortsState = get(state, &ports_section(), 0)?;
         self.routing_once(|| {
-            self.devices
-                .iter()
-                .try_for_each(|device| device.load(state))
+            by_priority(&self.devices, MachineDevice::loads)
+                .into_iter()
+                .try_for_each(|(device, section)| device.load(section, state))
         })?;
         self.power.load(power)?;
         self.ports.load(ports);
@@ -126,6 +132,43 @@ impl Machine {
         clock.load(&self.around.vm)?;
         Ok(global)
     }
+
+    /// Refuses a state that is not of this machine before any of it is loaded.
+    fn check(&self, state: &StateImage) -> Result<(), StreamError> {
+        let own = sections();
+        let mut expected: Vec<_> = own
+            .iter()
+            .map(|section| Expected {
+                device_path: MACHINE,
+                section,
+                instances: match section.name == vcpu::section().name {
+                    true => self.vcpus.len() as u32,
+                    false => 1,
+                },
+            })
+            .collect();
+        for device in &self.devices {
+            expected.extend(device.loads().iter().map(|section| Expected {
+                device_path: device.id(),
+                section,
+                instances: 1,
+            }));
+        }
+        state.check(&expected)
+    }
+}
+
+/// The sections of all devices in the order in which they are loaded.
+fn by_priority<D>(devices: &[D], sections: impl Fn(&D) -> &[Section]) -> Vec<(&D, &Section)> {
+    let all = devices.iter().flat_map(|device| {
+        sections(device)
+            .iter()
+            .map(move |section| (device, section))
+    });
+    let mut order: Vec<_> = all.collect();
+    // Stable: those of one priority stay as they are.
+    order.sort_by_key(|(_, section)| Reverse(section.priority));
+    order
 }
 
 fn put<T: Serialize>(
@@ -143,7 +186,8 @@ fn get<T: DeserializeOwned>(
     section: &Section,
     instance: u32,
 ) -> Result<T, HostError> {
-    Ok(state.take_checked(MACHINE, section, instance)?.decode()?)
+    let name = section_name(MACHINE, &section.name);
+    Ok(state.take(&name, instance)?.decode()?)
 }
 
 fn save_all(states: &[Payload], out: &mut SectionWriter<'_>) -> Result<(), HostError> {
@@ -198,4 +242,24 @@ pub(super) fn load_vcpus(vcpus: &[Vcpu], states: &[Payload]) -> Result<(), HostE
         payload: payload.clone(),
     });
     finish_load(begin_load(vcpus, sections.collect())?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_higher_priority_is_loaded_first_and_the_rest_in_order() {
+        let section = |name, priority| Section::new(name, 1, 1).priority(priority);
+        let devices = [
+            vec![section("a", 0), section("b", -1)],
+            vec![section("c", 5), section("d", 0)],
+            vec![section("e", 5)],
+        ];
+        let order: Vec<_> = by_priority(&devices, |device| &device[..])
+            .into_iter()
+            .map(|(_, section)| section.name.as_str())
+            .collect();
+        assert_eq!(order, ["c", "e", "a", "d", "b"]);
+    }
 }

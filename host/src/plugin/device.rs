@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use baton_plugin_api::abi::PluginDevice;
+use baton_plugin_api::migration::SUBSECTION;
 use baton_plugin_api::protocol::{DeviceInfo, Reply, Request, StartArguments};
 use baton_plugin_api::{
     Blocker, Config, DeviceType, Error, Fd, MigrationEvent, Mode, QueueProgress,
@@ -81,12 +82,13 @@ impl PluggedDevice {
         }
     }
 
-    /// The state of a section.
-    pub fn save(&mut self, section: &str) -> Result<Vec<u8>, DeviceError> {
+    /// The state of a section; of a subsection that is not needed there is none.
+    pub fn save(&mut self, section: &str) -> Result<Option<Vec<u8>>, DeviceError> {
         match self.device.call(&Request::Save {
             section: section.to_owned(),
         })? {
-            Reply::Saved { data } => Ok(data),
+            Reply::Saved { data } => Ok(Some(data)),
+            Reply::NotNeeded if section.contains(SUBSECTION) => Ok(None),
             other => Err(self.out_of_place(&other)),
         }
     }

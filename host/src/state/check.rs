@@ -4,13 +4,17 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::fs::File;
 use std::io::Read;
+use std::ops::RangeInclusive;
 use std::path::Path;
 
 use baton_migration::HostError;
+use baton_plugin_api::migration::SUBSECTION;
 use serde::Serialize;
 
 use super::StateFile;
-use super::description::{Description, DeviceDescription, MachineDescription, SectionDescription};
+use super::description::{
+    Description, DeviceDescription, MachineDescription, SectionDescription, SubsectionDescription,
+};
 use crate::machine::MACHINE;
 
 /// The exit status when the files cannot be compared.
@@ -48,6 +52,8 @@ enum Verdict {
     MissingDevice,
     /// NEW knows no such section.
     MissingSection,
+    /// NEW knows no such subsection.
+    MissingSubsection,
     /// NEW loads older versions alone.
     TooNew,
     /// NEW loads newer versions alone.
@@ -123,6 +129,9 @@ impl Source {
                 let devices = description.devices.iter_mut().map(|d| &mut d.sections);
                 for section in devices.chain([&mut description.machine.sections]).flatten() {
                     section.minimum_version = 0;
+                    for sub in &mut section.subsections {
+                        sub.minimum_version = 0;
+                    }
                 }
                 description
             }
@@ -155,18 +164,32 @@ fn of_state(file: &StateFile) -> Description {
     let header = file.image.header();
     let mut devices = BTreeMap::<&str, Vec<SectionDescription>>::new();
     for section in file.image.sections() {
-        let (device, name) = section
-            .name
-            .split_once('/')
-            .unwrap_or(("", section.name.as_str()));
+        let mut names = section.name.splitn(3, SUBSECTION);
+        let device = names.next().unwrap_or_default();
+        let name = names.next().unwrap_or_default();
         let sections = devices.entry(device).or_default();
-        // There may be several instances.
-        if sections.iter().all(|known| known.name != name) {
+        // There may be several instances, and subsections in any order.
+        let at = sections.iter().position(|known| known.name == name);
+        let at = at.unwrap_or_else(|| {
             sections.push(SectionDescription {
                 name: name.to_owned(),
                 version: section.version,
                 minimum_version: section.version,
+                priority: 0,
+                subsections: Vec::new(),
             });
+            sections.len() - 1
+        });
+        match names.next() {
+            Some(sub) => sections[at].subsections.push(SubsectionDescription {
+                name: sub.to_owned(),
+                version: section.version,
+                minimum_version: section.version,
+            }),
+            None => {
+                sections[at].version = section.version;
+                sections[at].minimum_version = section.version;
+            }
         }
     }
     let sections = devices.remove(MACHINE).unwrap_or_default();
@@ -264,9 +287,11 @@ impl Lines {
         for section in written {
             let all = new.devices.iter().flat_map(|device| &device.sections);
             let known: Vec<_> = all.filter(|known| known.name == section.name).collect();
-            let fits = known
-                .iter()
-                .find(|known| judge(section, known).0 == Verdict::Ok);
+            let fits = known.iter().find(|known| {
+                let mut lines = Lines(Vec::new());
+                lines.section(device, section, Some(known));
+                lines.0.iter().all(|line| line.verdict == Verdict::Ok)
+            });
             let best = fits.or(known.first());
             self.section(device, section, best.copied());
         }
@@ -299,25 +324,47 @@ impl Lines {
         written: &SectionDescription,
         known: Option<&SectionDescription>,
     ) {
-        let (verdict, message) = match known {
-            Some(known) => judge(written, known),
-            None => (
+        let name = format!("{device}/{}", written.name);
+        let Some(known) = known else {
+            self.add(
+                &name,
                 Verdict::MissingSection,
-                "NEW knows no such section".to_owned(),
-            ),
+                "NEW knows no such section".into(),
+            );
+            return;
         };
-        self.add(&format!("{device}/{}", written.name), verdict, message);
+        let (verdict, message) = judge(written.version, &(known.minimum_version..=known.version));
+        self.add(&name, verdict, message);
+        for sub in &written.subsections {
+            let known = known
+                .subsections
+                .iter()
+                .find(|known| known.name == sub.name);
+            let (verdict, message) = match known {
+                Some(known) => judge(sub.version, &(known.minimum_version..=known.version)),
+                None => (
+                    Verdict::MissingSubsection,
+                    "NEW knows no such subsection".to_owned(),
+                ),
+            };
+            self.add(&format!("{name}{SUBSECTION}{}", sub.name), verdict, message);
+        }
     }
 }
 
-/// Whether `loaded` covers the version of `written`.
-fn judge(written: &SectionDescription, loaded: &SectionDescription) -> (Verdict, String) {
-    let (version, newest, oldest) = (written.version, loaded.version, loaded.minimum_version);
-    if version > newest {
-        let message = format!("version {version} is too new, NEW loads up to {newest}");
+/// Whether `version` is one of those that are loaded.
+fn judge(version: u32, loads: &RangeInclusive<u32>) -> (Verdict, String) {
+    if version > *loads.end() {
+        let message = format!(
+            "version {version} is too new, NEW loads up to {}",
+            loads.end()
+        );
         (Verdict::TooNew, message)
-    } else if version < oldest {
-        let message = format!("version {version} is too old, NEW loads from {oldest}");
+    } else if version < *loads.start() {
+        let message = format!(
+            "version {version} is too old, NEW loads from {}",
+            loads.start()
+        );
         (Verdict::TooOld, message)
     } else {
         (Verdict::Ok, format!("version {version}"))

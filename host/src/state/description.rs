@@ -49,6 +49,21 @@ pub(super) struct SectionDescription {
     pub(super) version: u32,
     /// The oldest version that is loaded.
     pub(super) minimum_version: u32,
+    /// Sections with a higher one are loaded first.
+    #[serde(default)]
+    pub(super) priority: i32,
+    #[serde(default)]
+    pub(super) subsections: Vec<SubsectionDescription>,
+}
+
+/// What may be there beside a section.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) struct SubsectionDescription {
+    /// Without its section's.
+    pub(super) name: String,
+    pub(super) version: u32,
+    pub(super) minimum_version: u32,
 }
 
 impl From<&Section> for SectionDescription {
@@ -57,6 +72,16 @@ impl From<&Section> for SectionDescription {
             name: section.name.clone(),
             version: section.version,
             minimum_version: section.minimum_version,
+            priority: section.priority,
+            subsections: section
+                .subsections
+                .iter()
+                .map(|sub| SubsectionDescription {
+                    name: sub.name.clone(),
+                    version: sub.version,
+                    minimum_version: sub.minimum_version,
+                })
+                .collect(),
         }
     }
 }

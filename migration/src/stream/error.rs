@@ -127,6 +127,17 @@ pub enum StreamError {
         /// Its instance.
         instance: u32,
     },
+    /// A subsection that the section does not have here.
+    #[error(
+        "VM subsection '{subsection}' in '{section}' does not exist; load it with the build that \
+         wrote it, or a newer one"
+    )]
+    UnknownSubsection {
+        /// The subsection, with its section's name and a slash before its own.
+        subsection: String,
+        /// The section, with its device's path.
+        section: String,
+    },
     /// The section was written by a newer build.
     #[error(
         "{name}: incoming version_id {found} is too new for local version_id {local}; load it with \

@@ -1,12 +1,14 @@
 //! A machine's state in memory, between the stream and the devices.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io::Read;
+use std::ops::RangeInclusive;
 
 use serde::de::DeserializeOwned;
 
 use super::{Header, StateReader, StreamError, payload};
 use crate::Section;
+use baton_plugin_api::migration::SUBSECTION;
 
 /// One section as it was read.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,21 +24,21 @@ pub struct SectionData {
 }
 
 impl SectionData {
-    /// Refuses a version that `accepted` does not cover, in QEMU's words.
-    pub fn check_version(&self, accepted: &Section) -> Result<(), StreamError> {
+    /// Refuses a version that `loads` does not cover, in QEMU's words.
+    pub fn check_version(&self, loads: &RangeInclusive<u32>) -> Result<(), StreamError> {
         let (name, found) = (self.name.clone(), self.version);
-        if found > accepted.version {
+        if found > *loads.end() {
             return Err(StreamError::TooNew {
                 name,
                 found,
-                local: accepted.version,
+                local: *loads.end(),
             });
         }
-        if found < accepted.minimum_version {
+        if found < *loads.start() {
             return Err(StreamError::TooOld {
                 name,
                 found,
-                minimum: accepted.minimum_version,
+                minimum: *loads.start(),
             });
         }
         Ok(())
@@ -46,6 +48,17 @@ impl SectionData {
     pub fn decode<T: DeserializeOwned>(&self) -> Result<T, StreamError> {
         payload::decode(&self.name, &self.payload)
     }
+}
+
+/// A section that a machine loads.
+#[derive(Debug, Clone, Copy)]
+pub struct Expected<'a> {
+    /// The path of its device.
+    pub device_path: &'a str,
+    /// Its name, versions and subsections.
+    pub section: &'a Section,
+    /// How many there are, counted from 0.
+    pub instances: u32,
 }
 
 /// All sections of a stream, in its order, until their owners take them out.
@@ -105,16 +118,58 @@ impl StateImage {
         self.sections[position].take()
     }
 
-    /// Takes out a section and checks its version against what its owner `accepts`.
-    pub fn take_checked(
-        &mut self,
-        device_path: &str,
-        accepts: &Section,
-        instance: u32,
-    ) -> Result<SectionData, StreamError> {
-        let section = self.take(&super::section_name(device_path, &accepts.name), instance)?;
-        section.check_version(accepts)?;
-        Ok(section)
+    /// Checks, before anything is loaded, that every section that is expected is there, in a version
+    /// that is loaded, and that nothing else is: what a device of the source has said would be lost
+    /// without a word. The texts are QEMU's.
+    pub fn check(&self, expected: &[Expected<'_>]) -> Result<(), StreamError> {
+        let mut known = HashSet::new();
+        for &Expected {
+            device_path,
+            section,
+            instances,
+        } in expected
+        {
+            for instance in 0..instances {
+                for (at, (name, loads)) in section.names().enumerate() {
+                    let name = super::section_name(device_path, &name);
+                    match self.get(&name, instance) {
+                        Some(found) => found.check_version(&loads)?,
+                        // Subsections need not be there.
+                        None if at > 0 => continue,
+                        None => return Err(StreamError::Missing { name, instance }),
+                    }
+                    known.insert((name, instance));
+                }
+            }
+        }
+        for SectionData { name, instance, .. } in self.sections() {
+            if known.contains(&(name.clone(), *instance)) {
+                continue;
+            }
+            let parent = expected.iter().find_map(|e| {
+                let parent = super::section_name(e.device_path, &e.section.name);
+                let subsection = name.strip_prefix(&parent)?.strip_prefix(SUBSECTION)?;
+                Some((
+                    format!("{}{SUBSECTION}{subsection}", e.section.name),
+                    parent,
+                ))
+            });
+            return Err(match parent {
+                Some((subsection, section)) => StreamError::UnknownSubsection {
+                    subsection,
+                    section,
+                },
+                None => StreamError::Unknown {
+                    name: name.clone(),
+                    instance: *instance,
+                },
+            });
+        }
+        Ok(())
+    }
+
+    fn get(&self, name: &str, instance: u32) -> Option<&SectionData> {
+        self.sections[*self.index.get(name)?.get(&instance)?].as_ref()
     }
 
     /// The sections still there, in the order of the stream.

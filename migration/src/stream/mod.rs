@@ -18,7 +18,7 @@ pub use error::StreamError;
 pub use format::{
     FORMAT_VERSION, Header, MAX_FINGERPRINT, MAX_NAME, MAX_PRODUCER, MAX_SECTION, MAX_SECTIONS,
 };
-pub use image::{SectionData, StateImage};
+pub use image::{Expected, SectionData, StateImage};
 pub use payload::{decode, encode};
 pub use reader::StateReader;
 pub use writer::SectionWriter;

@@ -257,10 +257,7 @@ fn a_section_is_taken_once_and_by_its_instance() {
 
 #[test]
 fn versions_outside_of_what_is_loaded_are_refused_in_the_words_of_qemu() {
-    let take = |version: u32| {
-        let mut image = StateImage::read(&stream(&[("d/s", 0, version, b"")])[..]).unwrap();
-        image.take_checked("d", &Section::new("s", 3, 2), 0)
-    };
+    let take = |version: u32| checked(&[("d/s", 0, version)], &[Section::new("s", 3, 2)]);
     take(2).unwrap();
     take(3).unwrap();
     let text = take(4).unwrap_err().to_string();
@@ -271,6 +268,64 @@ fn versions_outside_of_what_is_loaded_are_refused_in_the_words_of_qemu() {
     let text = take(1).unwrap_err().to_string();
     let expected = "d/s: incoming version_id 1 is too old for local minimum version_id 2;";
     assert!(text.starts_with(expected), "{text}");
+}
+
+/// Checks an image of these sections against a device `d` that loads those.
+fn checked(sections: &[(&str, u32, u32)], loads: &[Section]) -> Result<(), StreamError> {
+    let list: Vec<_> = sections
+        .iter()
+        .map(|&(n, i, v)| (n, i, v, &b""[..]))
+        .collect();
+    let expected: Vec<_> = loads
+        .iter()
+        .map(|section| Expected {
+            device_path: "d",
+            section,
+            instances: 1,
+        })
+        .collect();
+    StateImage::read(&stream(&list)[..])
+        .unwrap()
+        .check(&expected)
+}
+
+#[test]
+fn a_subsection_may_be_missing_and_has_a_version_of_its_own() {
+    let loads = [Section::new("s", 1, 1).subsection("x", 5, 4)];
+    checked(&[("d/s", 0, 1)], &loads).unwrap();
+    checked(&[("d/s/x", 0, 4), ("d/s", 0, 1)], &loads).unwrap();
+    let text = checked(&[("d/s", 0, 1), ("d/s/x", 0, 6)], &loads).unwrap_err();
+    assert!(
+        text.to_string()
+            .starts_with("d/s/x: incoming version_id 6 is too new"),
+        "{text}"
+    );
+    let text = checked(&[("d/s/x", 0, 4)], &loads).unwrap_err();
+    assert!(
+        text.to_string()
+            .starts_with("Section 'd/s' instance 0 is missing"),
+        "{text}"
+    );
+}
+
+#[test]
+fn a_subsection_that_nobody_knows_is_refused_with_its_device() {
+    let loads = [Section::new("s", 1, 1).subsection("x", 1, 1)];
+    let error = checked(&[("d/s", 0, 1), ("d/s/y", 0, 1)], &loads).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "VM subsection 's/y' in 'd/s' does not exist; load it with the build that wrote it, or a \
+         newer one"
+    );
+}
+
+#[test]
+fn what_nobody_expects_is_refused_before_anything_is_loaded() {
+    let loads = [Section::new("s", 1, 1)];
+    for unknown in [("d/t", 0, 1), ("d/s", 1, 1), ("e/s", 0, 1), ("d/sx", 0, 1)] {
+        let error = checked(&[("d/s", 0, 1), unknown], &loads).unwrap_err();
+        assert!(matches!(error, StreamError::Unknown { .. }), "{error}");
+    }
 }
 
 #[test]

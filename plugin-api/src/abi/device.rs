@@ -175,23 +175,24 @@ impl<A: Adapter> Slot<A> {
     }
 
     fn check_version(&self, name: &str, version: u32) -> Result<()> {
-        let section = self
+        let (_, loads) = self
             .sections
             .iter()
-            .find(|s| s.name == name)
+            .flat_map(crate::migration::Section::names)
+            .find(|(own, _)| own == name)
             .ok_or_else(|| Error::state(format!("Section '{name}' is not one of this device's")))?;
-        if version > section.version {
+        if version > *loads.end() {
             return Err(Error::state(format!(
                 "Section '{name}' has version {version}, this plugin reads up to {}; use a newer \
                  plugin",
-                section.version
+                loads.end()
             )));
         }
-        if version < section.minimum_version {
+        if version < *loads.start() {
             return Err(Error::state(format!(
                 "Section '{name}' has version {version}, this plugin reads from {}; go through an \
                  older plugin first",
-                section.minimum_version
+                loads.start()
             )));
         }
         Ok(())

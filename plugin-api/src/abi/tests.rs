@@ -28,7 +28,7 @@ struct Plain {
 impl Device for Plain {
     fn device_type() -> DeviceType {
         DeviceType {
-            sections: vec![Section::new("plain", 3, 2)],
+            sections: vec![Section::new("plain", 3, 2).subsection("more", 6, 5)],
             ..DeviceType::new("plain", BusClass::Platform, "A device")
         }
     }
@@ -39,6 +39,11 @@ impl Device for Plain {
 
     fn reset(&mut self) -> Result<()> {
         Ok(())
+    }
+
+    fn needed(&mut self, subsection: &str) -> bool {
+        assert_eq!(subsection, "plain/more");
+        self.saved > 0
     }
 
     fn save(&mut self, _section: &str) -> Result<Vec<u8>> {
@@ -121,6 +126,31 @@ fn a_device_answers_unsupported_to_a_request_of_a_later_minor() {
     }
     // It goes on: what it does not know has done nothing.
     assert_eq!(device.call(&Request::Reset), Ok(DeviceReply::Done));
+}
+
+#[test]
+fn a_subsection_is_saved_when_it_is_needed_and_loaded_in_its_own_versions() {
+    let mut device = device();
+    let section = || "plain/more".to_owned();
+    let save_more = Request::Save { section: section() };
+    let load_more = |version| Request::Load {
+        section: section(),
+        version,
+        data: vec![0],
+    };
+    assert_eq!(device.call(&save_more), Ok(DeviceReply::NotNeeded));
+    // The section itself is always saved.
+    let nothing = DeviceReply::Saved { data: Vec::new() };
+    assert_eq!(device.call(&save()), Ok(nothing));
+    for version in [4, 7, 3] {
+        let error = device.call(&load_more(version)).unwrap_err();
+        assert!(error.message.contains("'plain/more'"), "{error}");
+    }
+    for version in [5, 6] {
+        assert_eq!(device.call(&load_more(version)), Ok(DeviceReply::Done));
+    }
+    let data = vec![0];
+    assert_eq!(device.call(&save_more), Ok(DeviceReply::Saved { data }));
 }
 
 #[test]

@@ -23,7 +23,7 @@ use baton_plugin_api::{
 
 use output::Output;
 use port::Port;
-use state::SerialSection;
+use state::{SerialSection, UnsentSection};
 use stream::{Direction, Stream};
 
 baton_plugin_api::export_plugin! {
@@ -32,6 +32,7 @@ baton_plugin_api::export_plugin! {
 }
 
 const SECTION: &str = "serial";
+const UNSENT: &str = "serial/unsent";
 const PORTS: u64 = 8;
 /// First port and interrupt of COM1 to COM4 on a PC.
 const STANDARD: [(u64, u64); 4] = [(0x3f8, 4), (0x2f8, 3), (0x3e8, 4), (0x2e8, 3)];
@@ -64,7 +65,7 @@ impl Device for IsaSerial {
                 optional("iobase", 0x1_0000 - PORTS, "First port, if not the usual"),
                 optional("irq", 15, "Interrupt, if not the usual"),
             ],
-            sections: vec![Section::new(SECTION, 1, 1)],
+            sections: vec![Section::new(SECTION, 1, 1).subsection("unsent", 1, 1)],
             ..DeviceType::new("isa-serial", BusClass::Platform, "Serial port (16550A)")
         }
     }
@@ -111,9 +112,19 @@ impl Device for IsaSerial {
         Ok(())
     }
 
+    fn needed(&mut self, subsection: &str) -> bool {
+        match (&self.port, subsection) {
+            (Some(port), UNSENT) => !port.unsent().is_empty(),
+            _ => true,
+        }
+    }
+
     fn save(&mut self, section: &str) -> Result<Vec<u8>> {
         match section {
             SECTION => wire::encode(&self.port()?.save()),
+            UNSENT => wire::encode(&UnsentSection {
+                bytes: self.port()?.unsent(),
+            }),
             _ => Err(no_such_section(section)),
         }
     }
@@ -123,6 +134,11 @@ impl Device for IsaSerial {
             SECTION => {
                 let section: SerialSection = wire::decode("the UART's state", data)?;
                 self.port()?.load(section.try_into()?);
+                Ok(())
+            }
+            UNSENT => {
+                let section: UnsentSection = wire::decode("the unsent output", data)?;
+                self.port()?.load_unsent(section.checked()?);
                 Ok(())
             }
             _ => Err(no_such_section(section)),

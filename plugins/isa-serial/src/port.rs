@@ -9,7 +9,7 @@ use baton_plugin_api::{Error, Readiness, Result, Waiter};
 
 use crate::PORTS;
 use crate::output::Output;
-use crate::state::{Loaded, SerialSection};
+use crate::state::SerialSection;
 use crate::stream::Stream;
 use crate::uart::{FIFO, Uart};
 
@@ -84,14 +84,23 @@ impl Port {
     }
 
     pub(crate) fn save(&self) -> SerialSection {
-        let shared = self.shared();
-        SerialSection::new(&shared.uart, shared.output.unsent())
+        SerialSection::new(&self.shared().uart)
     }
 
-    pub(crate) fn load(&self, loaded: Loaded) {
+    /// Takes the registers; nothing waits to be sent.
+    pub(crate) fn load(&self, uart: Uart) {
         let mut shared = self.shared();
-        shared.uart = loaded.uart;
-        shared.output.restore(loaded.unsent);
+        shared.uart = uart;
+        shared.output.restore(Vec::new());
+    }
+
+    /// What waits to be sent.
+    pub(crate) fn unsent(&self) -> Vec<u8> {
+        self.shared().output.unsent()
+    }
+
+    pub(crate) fn load_unsent(&self, unsent: Vec<u8>) {
+        self.shared().output.restore(unsent);
     }
 
     /// Whether anything can come in, or has to wait to go out.
@@ -198,10 +207,5 @@ impl Port {
     /// Whether input is waited for when there is room.
     pub(crate) fn waits_for_input(&self) -> bool {
         self.wanted().0
-    }
-
-    /// What waits to be sent.
-    pub(crate) fn unsent(&self) -> Vec<u8> {
-        self.shared().output.unsent()
     }
 }

@@ -1,4 +1,4 @@
-//! The vmstate section `serial`, version 1.
+//! The vmstate section `serial`, version 1, and its subsection `serial/unsent`, version 1.
 
 use baton_plugin_api::{Error, Result};
 use serde::{Deserialize, Serialize};
@@ -14,8 +14,7 @@ const ALL_SENT: u8 = 0x60;
 /// Interrupt enable: the bits a 16550A has.
 const INTERRUPTS: u8 = 0x0f;
 
-/// Every register by its name in the data sheet, the input FIFO, and what the guest has sent that
-/// has not left the VMM.
+/// Every register by its name in the data sheet, and the input FIFO.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct SerialSection {
@@ -30,18 +29,32 @@ pub(crate) struct SerialSection {
     pub(crate) scratch: u8,
     #[serde(with = "serde_bytes")]
     pub(crate) input: Vec<u8>,
-    #[serde(with = "serde_bytes")]
-    pub(crate) unsent: Vec<u8>,
 }
 
-/// A section that has been checked.
-pub(crate) struct Loaded {
-    pub(crate) uart: Uart,
-    pub(crate) unsent: Vec<u8>,
+/// What the guest has sent that has not left the VMM; needed when there is any.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct UnsentSection {
+    #[serde(with = "serde_bytes")]
+    pub(crate) bytes: Vec<u8>,
+}
+
+impl UnsentSection {
+    pub(crate) fn checked(self) -> Result<Vec<u8>> {
+        if self.bytes.len() > UNSENT_MAX {
+            return Err(too_long("unsent output", self.bytes.len(), UNSENT_MAX));
+        }
+        Ok(self.bytes)
+    }
+}
+
+fn too_long(what: &str, len: usize, max: usize) -> Error {
+    let text = format!("{len} bytes of {what}, at most {max} fit; the state is damaged");
+    Error::state(text)
 }
 
 impl SerialSection {
-    pub(crate) fn new(uart: &Uart, unsent: Vec<u8>) -> Self {
+    pub(crate) fn new(uart: &Uart) -> Self {
         let state = uart.state();
         Self {
             divisor_low: state.baud_divisor_low,
@@ -54,22 +67,17 @@ impl SerialSection {
             modem_status: state.modem_status,
             scratch: state.scratch,
             input: state.in_buffer,
-            unsent,
         }
     }
 }
 
-impl TryFrom<SerialSection> for Loaded {
+impl TryFrom<SerialSection> for Uart {
     type Error = Error;
 
     fn try_from(s: SerialSection) -> Result<Self> {
         let not_one = |what: &str, value: u8| {
             let text = format!("{value:#04x} is no {what} of this UART; the state is damaged");
             Err(Error::state(text))
-        };
-        let too_long = |what: &str, len: usize, max: usize| {
-            let text = format!("{len} bytes of {what}, at most {max} fit; the state is damaged");
-            Error::state(text)
         };
         if s.interrupt_enable & !INTERRUPTS != 0 {
             return not_one("interrupt enable register", s.interrupt_enable);
@@ -88,11 +96,8 @@ impl TryFrom<SerialSection> for Loaded {
         if s.line_status != ALL_SENT | waiting {
             return not_one("line status register", s.line_status);
         }
-        if s.unsent.len() > UNSENT_MAX {
-            return Err(too_long("unsent output", s.unsent.len(), UNSENT_MAX));
-        }
         let received = s.input.len();
-        let uart = Uart::from_state(&SerialState {
+        Uart::from_state(&SerialState {
             baud_divisor_low: s.divisor_low,
             baud_divisor_high: s.divisor_high,
             interrupt_enable: s.interrupt_enable,
@@ -104,10 +109,6 @@ impl TryFrom<SerialSection> for Loaded {
             scratch: s.scratch,
             in_buffer: s.input,
         })
-        .ok_or_else(|| too_long("input", received, FIFO))?;
-        Ok(Self {
-            uart,
-            unsent: s.unsent,
-        })
+        .ok_or_else(|| too_long("input", received, FIFO))
     }
 }

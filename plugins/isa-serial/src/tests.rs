@@ -13,8 +13,8 @@ use nix::poll::{PollFd, PollFlags, PollTimeout};
 use nix::unistd::pipe;
 
 use crate::output::UNSENT_MAX;
-use crate::state::SerialSection;
-use crate::{IsaSerial, SECTION};
+use crate::state::{SerialSection, UnsentSection};
+use crate::{IsaSerial, SECTION, UNSENT};
 
 const DATA: u64 = 0;
 const INTERRUPT_ENABLE: u64 = 1;
@@ -200,7 +200,8 @@ fn a_handover_does_not_wait_for_a_reader_and_what_was_not_read_goes_along() {
     let sent = counting(100_000);
     send(&mut source, &sent);
     source.quiesce().unwrap();
-    let section = source.save(SECTION).unwrap();
+    assert!(source.needed(UNSENT));
+    let (section, unsent) = (source.save(SECTION).unwrap(), source.save(UNSENT).unwrap());
     let stuck = source.port.as_ref().unwrap().unsent().len();
     assert!(stuck > 0);
     drop(source);
@@ -213,7 +214,14 @@ fn a_handover_does_not_wait_for_a_reader_and_what_was_not_read_goes_along() {
     let (input, output) = (None, Some(writer));
     let mut target = device(&TestHost::new(), Chardev { input, output });
     target.load(SECTION, 1, &section).unwrap();
+    assert!(!target.needed(UNSENT));
+    target.load(UNSENT, 1, &unsent).unwrap();
     assert_eq!(target.save(SECTION).unwrap(), section);
+    assert_eq!(target.save(UNSENT).unwrap(), unsent);
+    // A state without it means that nothing waits.
+    target.load(SECTION, 1, &section).unwrap();
+    assert!(!target.needed(UNSENT));
+    target.load(UNSENT, 1, &unsent).unwrap();
     target.start(GuestRam::default()).unwrap();
     send(&mut target, b"!");
     let (mut reader, mut after) = (File::from(reader), Vec::new());
@@ -228,14 +236,17 @@ fn a_handover_does_not_wait_for_a_reader_and_what_was_not_read_goes_along() {
 fn what_was_not_written_goes_to_a_file_at_the_start() {
     let (_reader, writer) = pipe().unwrap();
     let mut source = started(&TestHost::new(), None, Some(writer));
-    let mut section = SerialSection::new(&crate::uart::Uart::new(), b"late".to_vec());
+    let mut section = SerialSection::new(&crate::uart::Uart::new());
     source.quiesce().unwrap();
     section.scratch = 7;
     let mut file = file();
     let (input, output) = (None, Some(file.try_clone().unwrap().into()));
     let mut target = device(&TestHost::new(), Chardev { input, output });
     let section = wire::encode(&section).unwrap();
+    let bytes = b"late".to_vec();
+    let unsent = wire::encode(&UnsentSection { bytes }).unwrap();
     target.load(SECTION, 1, &section).unwrap();
+    target.load(UNSENT, 1, &unsent).unwrap();
     target.start(GuestRam::default()).unwrap();
     send(&mut target, b"r");
     let mut text = String::new();
@@ -372,14 +383,13 @@ fn damaged_state_is_refused_and_changes_nothing() {
     let before = target.save(SECTION).unwrap();
     let good: SerialSection = wire::decode("the state", &before).unwrap();
     type Damage = fn(&mut SerialSection);
-    let damages: [(&str, Damage); 6] = [
+    let damages: [(&str, Damage); 5] = [
         ("interrupt enable", |s| s.interrupt_enable = 0x10),
         ("interrupt identification", |s| {
             s.interrupt_identification = 3
         }),
         ("line status", |s| s.line_status = 0x61),
         ("line status", |s| s.input = vec![1]),
-        ("unsent output", |s| s.unsent = vec![0; UNSENT_MAX + 1]),
         ("bytes of input", |s| {
             s.input = vec![0; 65];
             s.line_status = 0x61;
@@ -394,6 +404,11 @@ fn damaged_state_is_refused_and_changes_nothing() {
         assert!(error.message.contains(what), "{}", error.message);
         assert_eq!(target.save(SECTION).unwrap(), before);
     }
+    let bytes = vec![0; UNSENT_MAX + 1];
+    let unsent = wire::encode(&UnsentSection { bytes }).unwrap();
+    let error = target.load(UNSENT, 1, &unsent).unwrap_err();
+    assert!(error.message.contains("unsent output"), "{}", error.message);
+    assert!(!target.needed(UNSENT));
     let mut garbage = before.clone();
     garbage.push(0);
     assert!(target.load(SECTION, 1, &garbage).is_err());

@@ -1,11 +1,11 @@
 //! The transport's vmstate.
 
-use baton_plugin_api::Section;
-use baton_plugin_api::pci::{ConfigSpaceState, MsixState};
+use baton_plugin_api::pci::{ConfigSpace, ConfigSpaceState, Msix, MsixState};
+use baton_plugin_api::{Error, Result, Section, wire};
 use serde::{Deserialize, Serialize};
 
 use super::common::{CommonRegisters, status};
-use super::queue::{NO_VECTOR, Queue, QueueRegisters};
+use super::queue::{NO_VECTOR, QueueRegisters};
 
 /// The section's name and versions.
 pub(super) fn section() -> Section {
@@ -57,19 +57,52 @@ impl From<&QueueRegisters> for QueueState {
     }
 }
 
+/// A state that has been checked and can be taken.
+pub(super) struct Loaded {
+    pub(super) config: ConfigSpace,
+    pub(super) msix: Msix,
+    pub(super) registers: CommonRegisters,
+    pub(super) queues: Vec<QueueRegisters>,
+    pub(super) generation: u8,
+}
+
 impl TransportState {
-    /// The registers of this state, if a device with these queues, features and vectors can have
-    /// them.
-    pub(super) fn registers(
+    /// Decodes and checks a section's payload against a transport with this config space and
+    /// MSI-X, queues of these sizes, and these features.
+    pub(super) fn load(
+        data: &[u8],
+        (config, msix): (&ConfigSpace, &Msix),
+        sizes: &[u16],
+        features: u64,
+    ) -> Result<Loaded> {
+        let state: Self = wire::decode("section 'virtio-pci'", data)?;
+        let (registers, queues) = state
+            .registers(sizes, features, msix.vectors())
+            .map_err(|e| Error::state(format!("Section 'virtio-pci': {e}")))?;
+        let (mut config, mut msix) = (config.clone(), msix.clone());
+        config.load(&state.config)?;
+        msix.load(&state.msix)?;
+        Ok(Loaded {
+            config,
+            msix,
+            registers,
+            queues,
+            generation: state.generation,
+        })
+    }
+
+    /// The registers of this state, if a device with queues of these sizes, these features and
+    /// vectors can have them.
+    fn registers(
         &self,
-        queues: &[Queue],
+        sizes: &[u16],
         features: u64,
         vectors: u16,
-    ) -> Result<(CommonRegisters, Vec<QueueRegisters>), String> {
-        if self.queues.len() != queues.len() {
+    ) -> std::result::Result<(CommonRegisters, Vec<QueueRegisters>), String> {
+        if self.queues.len() != sizes.len() {
             return Err(format!(
                 "it has {} queues here and {} in the state; start the target with the same device",
-                queues.len(),
+                sizes.len(),
                 self.queues.len()
             ));
         }
@@ -92,13 +125,13 @@ impl TransportState {
         let registers = self
             .queues
             .iter()
-            .zip(queues)
+            .zip(sizes)
             .enumerate()
-            .map(|(index, (state, queue))| {
-                if !state.size.is_power_of_two() || state.size > queue.max_size {
+            .map(|(index, (state, &max_size))| {
+                if !state.size.is_power_of_two() || state.size > max_size {
                     return Err(format!(
                         "queue {index} has size {}, it takes powers of two up to {}",
-                        state.size, queue.max_size
+                        state.size, max_size
                     ));
                 }
                 Ok(QueueRegisters {
@@ -112,7 +145,7 @@ impl TransportState {
                     next_used: state.next_used,
                 })
             })
-            .collect::<Result<_, _>>()?;
+            .collect::<std::result::Result<_, _>>()?;
         let common = CommonRegisters {
             device_feature_select: self.device_feature_select,
             driver_feature_select: self.driver_feature_select,

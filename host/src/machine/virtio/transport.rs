@@ -132,14 +132,18 @@ struct Inner {
     settled: Result<()>,
 }
 
-impl VirtioPci {
-    fn build(
-        device: PluggedDevice,
-        info: VirtioInfo,
-        signals: Arc<Signals>,
-        machine: &Surroundings,
-    ) -> Result<Arc<Self>> {
-        check(&info)?;
+/// What the guest finds in config space and the BAR.
+pub(super) struct Shape {
+    pub(super) config: ConfigSpace,
+    /// Where in config space the window to the BAR is.
+    window: usize,
+    pub(super) msix: Msix,
+}
+
+impl Shape {
+    /// That of a device with this description, which is checked.
+    pub(super) fn of(info: &VirtioInfo) -> Result<Self> {
+        check(info)?;
         let mut config = ConfigSpace::new(Identity {
             vendor: VIRTIO_VENDOR,
             device: FIRST_DEVICE + info.device_id,
@@ -153,6 +157,26 @@ impl VirtioPci {
         let vectors = info.queue_sizes.len() as u16 + 1;
         let (table, pending) = (layout::MSIX_TABLE as u32, layout::MSIX_PENDING as u32);
         let msix = Msix::new(&mut config, layout::BAR as u8, vectors, table, pending)?;
+        Ok(Self {
+            config,
+            window,
+            msix,
+        })
+    }
+}
+
+impl VirtioPci {
+    fn build(
+        device: PluggedDevice,
+        info: VirtioInfo,
+        signals: Arc<Signals>,
+        machine: &Surroundings,
+    ) -> Result<Arc<Self>> {
+        let Shape {
+            config,
+            window,
+            msix,
+        } = Shape::of(&info)?;
         let failed = |e: std::io::Error| Error::io("Cannot make an eventfd", &e);
         let queues = info
             .queue_sizes
@@ -265,24 +289,20 @@ impl VirtioPci {
     }
 
     fn load_inner(&self, data: &[u8]) -> Result<()> {
-        let state: TransportState = baton_plugin_api::wire::decode("section 'virtio-pci'", data)?;
         let mut inner = self.lock();
-        let (registers, queues) = state
-            .registers(&inner.queues, inner.features, inner.msix.vectors())
-            .map_err(|e| Error::state(format!("Section 'virtio-pci': {e}")))?;
-        let (mut config, mut msix) = (inner.config.clone(), inner.msix.clone());
-        config.load(&state.config)?;
-        msix.load(&state.msix)?;
-        inner.config = config;
-        inner.msix = msix;
-        inner.registers = registers;
-        for (queue, registers) in inner.queues.iter_mut().zip(queues) {
+        let sizes: Vec<_> = inner.queues.iter().map(|queue| queue.max_size).collect();
+        let shape = (&inner.config, &inner.msix);
+        let loaded = TransportState::load(data, shape, &sizes, inner.features)?;
+        inner.config = loaded.config;
+        inner.msix = loaded.msix;
+        inner.registers = loaded.registers;
+        for (queue, registers) in inner.queues.iter_mut().zip(loaded.queues) {
             queue.registers = registers;
         }
         self.signals
             .generation
-            .store(state.generation, Ordering::SeqCst);
-        let broken = state.status & status::NEEDS_RESET != 0;
+            .store(loaded.generation, Ordering::SeqCst);
+        let broken = loaded.registers.status & status::NEEDS_RESET != 0;
         self.signals.broken.store(broken, Ordering::SeqCst);
         self.after_config_write(&mut inner);
         Ok(())

@@ -86,6 +86,32 @@ fn a_machine_is_compared_with_another_build_by_its_types() {
 }
 
 #[test]
+fn a_subsection_that_new_does_not_know_is_found_and_one_that_old_does_not_know_is_not() {
+    let with = |version| {
+        let mut disk = section("disk", 1, 1);
+        let sub = json!({ "name": "sub", "version": version, "minimum-version": 2 });
+        disk["subsections"] = json!([sub]);
+        build(&[device("disk", Some("d0"), &[disk])])
+    };
+    let without = build(&[device("disk", Some("d0"), &[section("disk", 1, 1)])]);
+    let name = "d0/disk/sub";
+    assert_eq!(
+        findings(&with(2), &without),
+        found(name, Verdict::MissingSubsection)
+    );
+    assert_eq!(findings(&without, &with(2)), []);
+    assert_eq!(findings(&with(3), &with(2)), found(name, Verdict::TooNew));
+    let state = state(&[
+        ("machine/irqchip", 0, 2),
+        ("d0/disk/sub", 0, 3),
+        ("d0/disk", 0, 1),
+    ]);
+    assert_eq!(findings(&state, &with(2)), found(name, Verdict::TooNew));
+    assert_eq!(findings(&state, &with(3)), []);
+    assert_eq!(findings(&with(2), &Source::State(state).loads()), []);
+}
+
+#[test]
 fn another_machine_type_is_found() {
     let old = build(&[]);
     let mut new = old.clone();
