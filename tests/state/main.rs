@@ -3,4 +3,6 @@
 // A helper of tests fails its test.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod capture;
+mod golden;
 mod tools;

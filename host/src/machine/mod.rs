@@ -8,6 +8,8 @@ pub mod layout;
 pub mod pci;
 
 mod controllers;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod decode;
 mod devices;
 mod interrupts;
 mod kvm;

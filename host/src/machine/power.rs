@@ -44,6 +44,16 @@ pub struct PowerState {
     timer_zero: u64,
 }
 
+impl PowerState {
+    /// Refuses what no register can hold.
+    pub(super) fn check(&self) -> Result<(), String> {
+        if (self.status | self.enable) & !ENABLES != 0 || self.sleep_type > 7 {
+            return Err("section 'acpi-pm' has bits that no register has".into());
+        }
+        Ok(())
+    }
+}
+
 impl Power {
     /// Registers at power-on.
     pub fn new(interrupts: Arc<Interrupts>, requests: Sender<MachineEvent>) -> Arc<Self> {
@@ -66,9 +76,7 @@ impl Power {
 
     /// Takes a state.
     pub fn load(&self, new: PowerState) -> Result<(), String> {
-        if (new.status | new.enable) & !ENABLES != 0 || new.sleep_type > 7 {
-            return Err("section 'acpi-pm' has bits that no register has".into());
-        }
+        new.check()?;
         *self.lock() = new;
         Ok(())
     }

@@ -9,5 +9,7 @@ mod thread;
 mod tsc;
 
 pub use signal::install_handler;
+#[cfg(any(test, feature = "fuzzing"))]
+pub use state::VcpuState;
 pub use state::section;
 pub use thread::{Exits, Payload, Vcpu, VcpuError};

@@ -6,4 +6,6 @@ mod queue;
 mod state;
 mod transport;
 
+#[cfg(any(test, feature = "fuzzing"))]
+pub use state::again;
 pub use transport::{PreparedVirtio, Surroundings, VirtioPci};

@@ -157,3 +157,30 @@ impl TransportState {
         Ok((common, registers))
     }
 }
+
+/// Decodes and checks the payload of a disk's transport, and gives the payload that would be
+/// written.
+#[cfg(any(test, feature = "fuzzing"))]
+pub fn again(payload: &[u8]) -> std::result::Result<Vec<u8>, String> {
+    let disk = baton_plugin_api::VirtioInfo {
+        device_id: 2,
+        features: u64::MAX,
+        queue_sizes: vec![256],
+        config_len: 60,
+        pci_class: 0x01_0000,
+    };
+    let load = || {
+        let shape = super::transport::Shape::of(&disk)?;
+        let shape = (&shape.config, &shape.msix);
+        let loaded = TransportState::load(payload, shape, &disk.queue_sizes, disk.features)?;
+        let state: TransportState = wire::decode("section 'virtio-pci'", payload)?;
+        wire::encode(&TransportState {
+            config: loaded.config.state(),
+            msix: loaded.msix.state(),
+            generation: loaded.generation,
+            queues: loaded.queues.iter().map(QueueState::from).collect(),
+            ..state
+        })
+    };
+    load().map_err(|e: Error| e.to_string())
+}
