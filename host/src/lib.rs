@@ -6,6 +6,8 @@
 #![deny(unsafe_code)]
 
 pub mod cli;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 pub mod machine;
 pub mod memory;
 pub mod monitor;

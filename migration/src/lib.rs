@@ -31,6 +31,8 @@ pub mod claim;
 pub mod fault;
 pub mod fds;
 pub mod fingerprint;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 pub mod handover;
 pub mod settings;
 pub mod status;

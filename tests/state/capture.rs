@@ -1,9 +1,9 @@
 //! The state that crosses in a handover, taken from the main channel on its way.
 
 use anyhow::{Context, Result, ensure};
+use baton_testkit::Machine;
 use baton_testkit::scratch::Scratch;
 use baton_testkit::transfer::{outcome, set_mode};
-use baton_testkit::{Setup, Vmm};
 use serde_json::json;
 use std::io::{Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -13,11 +13,8 @@ use std::thread;
 /// The kind of the message that holds the state: `docs/state-format.md`.
 const STATE: u8 = 7;
 
-/// Boots the test guest with its disk, entropy device and serial line, hands it over while all of
-/// them work, and gives the stream.
-pub(crate) fn captured() -> Result<Vec<u8>> {
-    let mut source = Setup::new(Vmm::Baton)?.append("pace=0").boot()?;
-    source.wait_progress()?;
+/// Hands the guest over, and gives the stream.
+pub(crate) fn captured(mut source: Machine) -> Result<Vec<u8>> {
     let mut target = source.successor()?;
     let mut channels = target.channels();
     let scratch = Scratch::new()?;

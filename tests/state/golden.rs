@@ -10,7 +10,7 @@ use baton_plugin_api::testing::TestHost;
 use baton_plugin_api::{Chardev, Config, DeviceType, Drive, Mode, PropertyKind, Value, wire};
 use baton_testkit::guest::workspace;
 use baton_testkit::scratch::Scratch;
-use baton_testkit::{Vmm, needs_kvm};
+use baton_testkit::{Setup, Vmm, needs_kvm};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
@@ -132,7 +132,10 @@ fn every_section_has_a_golden_file_of_the_version_that_is_written() -> Result<()
 /// Writes files of sections that have none, and one of the guest they were taken from. What is
 /// there already stays as it is.
 fn add(keys: &[Key]) -> Result<()> {
-    let whole = captured()?;
+    let mut guest = Setup::new(Vmm::Baton)?.append("pace=0").boot()?;
+    // Its disk, entropy device and serial line are at work.
+    guest.wait_progress()?;
+    let whole = captured(guest)?;
     let image = StateImage::read(&whole[..])?;
     let number = files(&folder())?.len() + 1;
     put(&folder().join(format!("guest.{number}.state")), &whole)?;

@@ -5,4 +5,5 @@
 
 mod capture;
 mod golden;
+mod subsections;
 mod tools;

@@ -58,5 +58,22 @@ pub(crate) fn advance(tracker: &Tracker, status: MigrationStatus) {
     }
 }
 
+/// The doors of [`crate::fuzzing`].
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing {
+    use super::protocol::{self, Message};
+    use crate::address::ChannelType;
+    use crate::channel::{Frame, Limits};
+
+    pub(crate) fn bounds(kind: u8) -> Option<Limits> {
+        protocol::bounds(kind)
+    }
+
+    pub(crate) fn message(channel: ChannelType, frame: Frame) {
+        // Whether it is one does not matter.
+        let _ = Message::decode(channel, frame);
+    }
+}
+
 #[cfg(test)]
 mod tests;

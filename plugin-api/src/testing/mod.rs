@@ -3,11 +3,13 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod host;
+mod mutate;
 mod queue;
 mod ram;
 mod virtio;
 
 pub use host::{DEADLINE, TestHost, config_of};
+pub use mutate::exercise;
 pub use queue::{Buffer, GuestQueue, Used};
 pub use ram::TestRam;
 pub use virtio::TestVirtio;

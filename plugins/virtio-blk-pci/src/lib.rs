@@ -10,6 +10,8 @@ mod config_space;
 mod device;
 mod engine;
 mod fault_log;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 mod image;
 mod properties;
 mod request;

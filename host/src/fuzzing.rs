@@ -1,0 +1,38 @@
+//! What a hostile state reaches in the host: see `fuzz/README.md`.
+
+use crate::machine::decode::again;
+
+/// The host's sections, by the first byte of the input.
+const SECTIONS: [&str; 7] = [
+    "globalstate",
+    "cpu",
+    "irqchip",
+    "kvmclock",
+    "acpi-pm",
+    "pci-config-ports",
+    "virtio-pci",
+];
+
+/// Loads a section as far as that goes without a machine. What is taken must be what is saved.
+///
+/// # Panics
+/// When it is not.
+pub fn section(data: &[u8]) {
+    let Some((&which, payload)) = data.split_first() else {
+        return;
+    };
+    let name = SECTIONS[usize::from(which) % SECTIONS.len()];
+    if let Some(Ok(saved)) = again(name, payload) {
+        assert_eq!(again(name, &saved), Some(Ok(saved.clone())), "{name}");
+    }
+}
+
+#[test]
+fn a_hostile_section_is_refused_or_taken_whole() {
+    baton_plugin_api::testing::exercise("section", 20_000, section);
+    let own = crate::machine::sections();
+    assert!(
+        own.iter()
+            .all(|section| SECTIONS.contains(&section.name.as_str()))
+    );
+}
