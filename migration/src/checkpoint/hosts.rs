@@ -3,9 +3,12 @@
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
+use super::Kept;
 use crate::HostError;
+use crate::fingerprint::MachineFingerprint;
 use crate::handover::SourceHost;
 use crate::status::Tracker;
+use crate::stream::StateImage;
 
 /// The machine whose state is to be kept.
 ///
@@ -38,6 +41,32 @@ pub struct RamPart<'a> {
     pub bytes: &'a [u8],
 }
 
+/// The RAM of a guest that is being restored; all zero at first. Several threads may write to
+/// different parts of it.
+pub trait RamSink: Sync {
+    /// Puts whole pages at an offset, which is counted as that of a [`RamPart`].
+    fn write(&self, offset: u64, bytes: &[u8]) -> Result<(), HostError>;
+}
+
+/// The machine a kept guest is restored into. All calls come from one thread, in the order of the
+/// methods here.
+pub trait RestoreHost {
+    /// The machine as the command line asks for it; compared with that of the kept guest.
+    fn fingerprint(&mut self) -> Result<MachineFingerprint, HostError>;
+
+    /// Builds the machine, with the RAM of `kept`. Nothing runs yet.
+    fn build(&mut self, kept: &mut Kept, cancel: Cancel<'_>) -> Result<(), HostError>;
+
+    /// Takes every section out of `state` and loads it; one left over is an error.
+    fn load(&mut self, state: &mut StateImage) -> Result<(), HostError>;
+
+    /// Lets the guest run if it ran when it was kept.
+    fn start(&mut self) -> Result<(), HostError>;
+
+    /// The guest does not come: lets go of everything.
+    fn abandon(&mut self);
+}
+
 /// Where the state is kept.
 ///
 /// All calls come from one thread at a time: `open`, `write`, `finish`, each once, and `discard`
@@ -57,8 +86,9 @@ pub trait Keeper {
         cancel: Cancel<'_>,
     ) -> Result<(), HostError>;
 
-    /// The last step: from its success on the kept state is the guest.
-    fn finish(&mut self) -> Result<(), HostError>;
+    /// The last step: from its success on the kept state is the guest. It need not heed `cancel`
+    /// unless it might wait for ever.
+    fn finish(&mut self, cancel: Cancel<'_>) -> Result<(), HostError>;
 
     /// The guest goes on here: nothing that looks whole may be left.
     fn discard(&mut self);

@@ -12,14 +12,27 @@
 //! Nobody else can have the guest before the last step has succeeded, so that any failure and any
 //! cancellation before goes on with the guest here, exactly as it was.
 
+mod chunks;
+mod command;
+mod format;
 mod hosts;
+mod keeper;
+mod kept;
+mod pages;
+mod place;
+mod restore;
 mod source;
 
 use crate::HostError;
 use crate::blockers::Blocked;
 use crate::status::MigrationInProgress;
 
-pub use hosts::{Cancel, CheckpointHost, Keeper, RamPart, RamSource};
+pub use format::{HeaderError, KeptHeader, RamLayout};
+pub use hosts::{Cancel, CheckpointHost, Keeper, RamPart, RamSink, RamSource, RestoreHost};
+pub use keeper::keeper;
+pub use kept::{Kept, KeptRam};
+pub use place::Place;
+pub use restore::{RestoreOutcome, restore};
 pub use source::{Checkpoint, CheckpointOptions, CheckpointOutcome};
 
 /// Why a checkpoint did not begin; the guest was never stopped.

@@ -153,7 +153,7 @@ impl Checkpoint {
         keeper.write(&state, ram.as_deref(), cancel)?;
         drop(ram);
         self.go_ahead()?;
-        keeper.finish()?;
+        keeper.finish(cancel)?;
         let us = |from: Instant, to: Instant| {
             u64::try_from(to.duration_since(from).as_micros()).unwrap_or(u64::MAX)
         };

@@ -2,10 +2,15 @@
 //! order of events across them can be looked at.
 
 use std::collections::BTreeMap;
+use std::fs::{File, OpenOptions};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 
 use crate::blockers::{Blockers, OwnedBlocker};
-use crate::checkpoint::{Cancel, CheckpointHost, CheckpointOptions, Keeper, RamPart, RamSource};
+use crate::checkpoint::{
+    Cancel, CheckpointHost, CheckpointOptions, Keeper, RamPart, RamSink, RamSource,
+};
 use crate::claim::Reclaimed;
 use crate::fingerprint::{MachineFingerprint, RamRegion};
 use crate::handover::{OutgoingFd, SourceHost};
@@ -15,7 +20,7 @@ use crate::{HostError, MigrationEvent, Mode};
 
 /// The steps of a checkpoint, in their order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Step {
+pub(in crate::checkpoint) enum Step {
     Setup,
     Open,
     Prepare,
@@ -27,7 +32,7 @@ pub(super) enum Step {
 }
 
 impl Step {
-    pub(super) const ALL: [Step; 8] = [
+    pub(in crate::checkpoint) const ALL: [Step; 8] = [
         Step::Setup,
         Step::Open,
         Step::Prepare,
@@ -39,19 +44,19 @@ impl Step {
     ];
 
     /// Whether its error is the command's.
-    pub(super) fn in_begin(self) -> bool {
+    pub(in crate::checkpoint) fn in_begin(self) -> bool {
         matches!(self, Step::Setup | Step::Open)
     }
 
     /// Whether the guest was stopped when it failed.
-    pub(super) fn in_blackout(self) -> bool {
+    pub(in crate::checkpoint) fn in_blackout(self) -> bool {
         !self.in_begin() && self != Step::Prepare
     }
 }
 
 /// What happens at a step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Trouble {
+pub(in crate::checkpoint) enum Trouble {
     Fail,
     /// An operator cancels, and the step succeeds all the same.
     Cancel,
@@ -61,17 +66,17 @@ pub(super) enum Trouble {
 
 /// What all fakes of one test share.
 #[derive(Clone)]
-pub(super) struct Stage {
-    pub(super) plan: Option<(Step, Trouble)>,
-    pub(super) tracker: Arc<Tracker>,
-    pub(super) statuses: Arc<Mutex<Vec<MigrationStatus>>>,
+pub(in crate::checkpoint) struct Stage {
+    pub(in crate::checkpoint) plan: Option<(Step, Trouble)>,
+    pub(in crate::checkpoint) tracker: Arc<Tracker>,
+    pub(in crate::checkpoint) statuses: Arc<Mutex<Vec<MigrationStatus>>>,
     /// Everything that happened, in order.
-    pub(super) journal: Arc<Mutex<Vec<String>>>,
-    pub(super) blockers: Blockers,
+    pub(in crate::checkpoint) journal: Arc<Mutex<Vec<String>>>,
+    pub(in crate::checkpoint) blockers: Blockers,
 }
 
 impl Stage {
-    pub(super) fn new(plan: Option<(Step, Trouble)>) -> Self {
+    pub(in crate::checkpoint) fn new(plan: Option<(Step, Trouble)>) -> Self {
         let statuses = Arc::new(Mutex::new(Vec::new()));
         let seen = Arc::clone(&statuses);
         let observer = move |status| seen.lock().unwrap().push(status);
@@ -84,7 +89,7 @@ impl Stage {
         }
     }
 
-    pub(super) fn options(&self) -> CheckpointOptions<'_> {
+    pub(in crate::checkpoint) fn options(&self) -> CheckpointOptions<'_> {
         CheckpointOptions {
             mode: Mode::CprReboot,
             producer: "test".into(),
@@ -93,11 +98,11 @@ impl Stage {
         }
     }
 
-    pub(super) fn note(&self, what: impl Into<String>) {
+    pub(in crate::checkpoint) fn note(&self, what: impl Into<String>) {
         self.journal.lock().unwrap().push(what.into());
     }
 
-    pub(super) fn journal(&self) -> Vec<String> {
+    pub(in crate::checkpoint) fn journal(&self) -> Vec<String> {
         self.journal.lock().unwrap().clone()
     }
 
@@ -119,7 +124,7 @@ impl Stage {
     }
 }
 
-pub(super) fn fingerprint() -> MachineFingerprint {
+pub(in crate::checkpoint) fn fingerprint() -> MachineFingerprint {
     MachineFingerprint {
         machine_type: "baton-1.0".into(),
         vcpus: 1,
@@ -131,14 +136,14 @@ pub(super) fn fingerprint() -> MachineFingerprint {
     }
 }
 
-pub(super) struct FakeHost {
-    pub(super) stage: Stage,
-    pub(super) runs: bool,
-    pub(super) blockers: Vec<OwnedBlocker>,
+pub(in crate::checkpoint) struct FakeHost {
+    pub(in crate::checkpoint) stage: Stage,
+    pub(in crate::checkpoint) runs: bool,
+    pub(in crate::checkpoint) blockers: Vec<OwnedBlocker>,
 }
 
 impl FakeHost {
-    pub(super) fn new(stage: &Stage) -> Self {
+    pub(in crate::checkpoint) fn new(stage: &Stage) -> Self {
         Self {
             stage: stage.clone(),
             runs: true,
@@ -212,7 +217,7 @@ impl CheckpointHost for FakeHost {
     }
 }
 
-pub(super) struct FakeRam(pub(super) Vec<u8>);
+pub(in crate::checkpoint) struct FakeRam(pub(in crate::checkpoint) Vec<u8>);
 
 impl RamSource for FakeRam {
     fn size(&self) -> u64 {
@@ -227,14 +232,83 @@ impl RamSource for FakeRam {
     }
 }
 
-pub(super) struct FakeKeeper {
-    pub(super) stage: Stage,
-    pub(super) state: Option<StateImage>,
-    pub(super) ram: u64,
+/// RAM that is filled.
+pub(in crate::checkpoint) struct FakeSink(Mutex<Vec<u8>>);
+
+impl FakeSink {
+    pub(in crate::checkpoint) fn new(size: u64) -> Self {
+        Self(Mutex::new(vec![0; size as usize]))
+    }
+
+    pub(in crate::checkpoint) fn bytes(&self) -> Vec<u8> {
+        self.0.lock().unwrap().clone()
+    }
+}
+
+impl RamSink for FakeSink {
+    fn write(&self, offset: u64, bytes: &[u8]) -> Result<(), HostError> {
+        let at = offset as usize;
+        let mut ram = self.0.lock().unwrap();
+        let there = ram.get_mut(at..at + bytes.len()).ok_or("beyond the end")?;
+        there.copy_from_slice(bytes);
+        Ok(())
+    }
+}
+
+/// A folder of its own, removed at the end.
+pub(in crate::checkpoint) struct Folder(pub(in crate::checkpoint) PathBuf);
+
+impl Folder {
+    pub(in crate::checkpoint) fn new() -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("baton-checkpoint-{}-{number}", std::process::id());
+        let path = std::env::temp_dir().join(name);
+        std::fs::create_dir_all(&path).unwrap();
+        Self(path)
+    }
+
+    pub(in crate::checkpoint) fn join(&self, name: &str) -> PathBuf {
+        self.0.join(name)
+    }
+
+    /// The names in it.
+    pub(in crate::checkpoint) fn names(&self) -> Vec<String> {
+        let entries = std::fs::read_dir(&self.0).unwrap();
+        let mut names: Vec<String> = entries
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        names.sort();
+        names
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        std::fs::remove_dir_all(&self.0).ok();
+    }
+}
+
+/// A file without a name.
+pub(in crate::checkpoint) fn scratch() -> File {
+    let folder = Folder::new();
+    let path = folder.join("file");
+    OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create_new(true)
+        .open(path)
+        .unwrap()
+}
+
+pub(in crate::checkpoint) struct FakeKeeper {
+    pub(in crate::checkpoint) stage: Stage,
+    pub(in crate::checkpoint) state: Option<StateImage>,
+    pub(in crate::checkpoint) ram: u64,
 }
 
 impl FakeKeeper {
-    pub(super) fn new(stage: &Stage) -> Self {
+    pub(in crate::checkpoint) fn new(stage: &Stage) -> Self {
         Self {
             stage: stage.clone(),
             state: None,
@@ -263,7 +337,7 @@ impl Keeper for FakeKeeper {
         Ok(())
     }
 
-    fn finish(&mut self) -> Result<(), HostError> {
+    fn finish(&mut self, _: Cancel<'_>) -> Result<(), HostError> {
         self.stage.act(Step::Finish)
     }
 

@@ -1,4 +1,6 @@
 //! The whole of it without a VM: machines and places that fail at every step.
 
-mod fakes;
+pub(super) mod fakes;
 mod order;
+mod places;
+mod restoring;
