@@ -23,6 +23,8 @@ pub struct Kept {
     name: String,
     header: KeptHeader,
     from: From,
+    /// Whether somebody has its file for good.
+    mapped: bool,
 }
 
 enum From {
@@ -109,6 +111,7 @@ impl Kept {
             name: name.to_owned(),
             header,
             from,
+            mapped: false,
         })
     }
 
@@ -139,7 +142,7 @@ impl Kept {
     }
 
     /// Its RAM, if it can be mapped as it is.
-    pub fn mappable(&self) -> Result<Option<KeptRam>, HostError> {
+    pub fn mappable(&mut self) -> Result<Option<KeptRam>, HostError> {
         let (From::File(file, base), RamLayout::Fixed { offset, size }) =
             (&self.from, self.header.ram)
         else {
@@ -149,11 +152,9 @@ impl Kept {
         if !offset.is_multiple_of(PAGE) || kind(file)? != Kind::Regular {
             return Ok(None);
         }
-        Ok(Some(KeptRam {
-            file: duplicate(file)?,
-            offset,
-            size,
-        }))
+        let file = duplicate(file)?;
+        self.mapped = true;
+        Ok(Some(KeptRam { file, offset, size }))
     }
 
     /// Copies its RAM into `ram`, which is all zero.
@@ -192,29 +193,29 @@ impl Kept {
     }
 
     /// Everything was read: a command must agree.
-    pub fn finish(self, cancel: Cancel<'_>) -> Result<(), HostError> {
-        let From::Pipe {
-            pipe,
-            child: Some(mut child),
-            ..
-        } = self.from
-        else {
+    pub fn finish(&mut self, cancel: Cancel<'_>) -> Result<(), HostError> {
+        let From::Pipe { child, at, .. } = &mut self.from else {
+            return Ok(());
+        };
+        let (Some(mut child), at) = (child.take(), *at) else {
             return Ok(());
         };
         // It may have more to say, such as the rest of a device.
-        let mut rest = Section {
-            from: &mut From::Pipe {
-                pipe,
-                child: None,
-                at: 0,
-            },
-            at: 0,
-            end: u64::MAX,
-            cancel,
-        };
+        let mut rest = self.section(at, u64::MAX, cancel);
         let ended = io::copy(&mut rest, &mut io::sink()).map_err(HostError::from);
         let ended = ended.and_then(|_| child.succeed(cancel));
         ended.map_err(|e| wrong(&self.name, &e))
+    }
+}
+
+impl Drop for Kept {
+    /// A lock outlives this descriptor if others have a duplicate, be it a child that is just being
+    /// started.
+    fn drop(&mut self) {
+        if let (From::File(file, _), false) = (&self.from, self.mapped) {
+            // An error means that there was none.
+            let _ = file.unlock();
+        }
     }
 }
 

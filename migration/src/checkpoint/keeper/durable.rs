@@ -10,7 +10,7 @@ use crate::checkpoint::format::{KeptHeader, PAGE, RamLayout};
 use crate::checkpoint::{Cancel, RamSource, pages};
 use crate::{HostError, Mode};
 
-/// Writes into an open file.
+/// Writes into an open file, whose lock it gives up at the end.
 pub(super) struct Writer {
     pub(super) file: File,
     /// Where the header goes.
@@ -79,6 +79,12 @@ impl Writer {
         Ok(self.file.sync_all()?)
     }
 
+    /// Lets others read it.
+    pub(super) fn release(&self) {
+        // An error means that there was no lock.
+        let _ = self.file.unlock();
+    }
+
     /// Whether the header may have been written.
     pub(super) fn complete(&self) -> bool {
         self.header.is_some()
@@ -105,5 +111,13 @@ impl Writer {
     fn zero(&self, start: u64, size: u64) -> bool {
         let flags = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
         size == 0 || fallocate(&self.file, flags, start as i64, size as i64).is_ok()
+    }
+}
+
+impl Drop for Writer {
+    /// A lock outlives this descriptor if others have a duplicate, be it a child that is just being
+    /// started.
+    fn drop(&mut self) {
+        self.release();
     }
 }

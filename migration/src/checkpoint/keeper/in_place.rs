@@ -42,7 +42,7 @@ impl InPlace {
     }
 
     /// A descriptor, from its position on.
-    pub(super) fn open(name: String, fd: File, mode: Mode) -> Result<Self, HostError> {
+    pub(super) fn open(name: &str, fd: File, mode: Mode) -> Result<Self, HostError> {
         let offset = lseek64(&fd, 0, Whence::SeekCur)? as u64;
         Ok(Self {
             name: format!("fd:{name}"),
@@ -80,7 +80,7 @@ impl InPlace {
             if self.offset > 0 {
                 return Err("a pipe has no offset; leave it out".into());
             }
-            let mut pipe = Pipe::fd(self.name.clone(), file, self.mode);
+            let mut pipe = Pipe::fd(&self.name, file, self.mode);
             pipe.open()?;
             return Ok(To::Pipe(pipe));
         }
@@ -141,7 +141,10 @@ impl Keeper for InPlace {
             To::File(_) => Ok(()),
         };
         let finished = match &self.to {
-            To::File(writer) => self.still_there(writer).and_then(|()| writer.seal()),
+            To::File(writer) => self
+                .still_there(writer)
+                .and_then(|()| writer.seal())
+                .map(|()| writer.release()),
             _ => finished,
         };
         finished.map_err(|e| self.wrong(&e))
@@ -159,23 +162,6 @@ impl Keeper for InPlace {
                 }
             }
         }
-        self.release();
-    }
-}
-
-impl InPlace {
-    /// The lock of a descriptor that others have too would outlast this.
-    fn release(&mut self) {
-        if let To::File(writer) = &self.to {
-            // An error means that there was none.
-            let _ = writer.file.unlock();
-        }
         self.to = To::Nothing;
-    }
-}
-
-impl Drop for InPlace {
-    fn drop(&mut self) {
-        self.release();
     }
 }

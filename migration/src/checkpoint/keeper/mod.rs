@@ -29,8 +29,8 @@ pub fn keeper(place: Place, mode: Mode) -> Result<Box<dyn Keeper + Send>, HostEr
             let wrong = |e: HostError| -> HostError { format!("Descriptor {name}: {e}").into() };
             check_flags(&fd, true).map_err(wrong)?;
             match kind(&fd).map_err(wrong)? {
-                Kind::Pipe => Box::new(Pipe::fd(name, fd, mode)),
-                Kind::Regular | Kind::Block => Box::new(InPlace::open(name, fd, mode)?),
+                Kind::Pipe => Box::new(Pipe::fd(&name, fd, mode)),
+                Kind::Regular | Kind::Block => Box::new(InPlace::open(&name, fd, mode)?),
             }
         }
     })

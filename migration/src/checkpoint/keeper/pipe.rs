@@ -40,7 +40,7 @@ impl Pipe {
     }
 
     /// To whoever reads from `fd`.
-    pub(super) fn fd(name: String, fd: File, mode: Mode) -> Self {
+    pub(super) fn fd(name: &str, fd: File, mode: Mode) -> Self {
         Self {
             name: format!("fd:{name}"),
             mode,

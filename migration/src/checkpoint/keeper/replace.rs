@@ -110,7 +110,9 @@ impl Open {
         self.renamed = true;
         fs::rename(&self.unfinished, &self.path)?;
         // The name must outlast a crash as well as what it names.
-        Ok(self.folder.sync_all()?)
+        self.folder.sync_all()?;
+        self.writer.release();
+        Ok(())
     }
 
     fn discard(&self) {

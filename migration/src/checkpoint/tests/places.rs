@@ -121,7 +121,7 @@ fn ram_in_a_file_can_be_mapped_and_zeros_are_holes() {
     let uri = format!("file:{}/a", folder.0.display());
     keep(&uri, Some(&ram())).unwrap();
     let stage = Stage::new(None);
-    let kept = Kept::open(place(&uri), Cancel::of(&stage.tracker)).unwrap();
+    let mut kept = Kept::open(place(&uri), Cancel::of(&stage.tracker)).unwrap();
     let mapped = kept.mappable().unwrap().unwrap();
     assert_eq!((mapped.size, mapped.offset % (2 << 20)), (9 << 20, 0));
     let mut page = [0; 4096];
@@ -267,18 +267,33 @@ fn the_previous_state_stays_until_the_next_is_whole() {
 }
 
 #[test]
+fn a_guest_can_be_loaded_as_soon_as_it_is_kept() {
+    let folder = Folder::new();
+    let stage = Stage::new(None);
+    let cancel = Cancel::of(&stage.tracker);
+    for uri in ["a", "b,offset=4096"] {
+        let uri = format!("file:{}/{uri}", folder.0.display());
+        let mut keeper = keeper(place(&uri), Mode::CprReboot).unwrap();
+        keeper.open().unwrap();
+        keeper.write(&state(), Some(&ram()), cancel).unwrap();
+        keeper.finish(cancel).unwrap();
+        loads(&uri);
+    }
+}
+
+#[test]
 fn a_file_that_is_mapped_is_not_written_over() {
     let folder = Folder::new();
     let uri = format!("file:{}/a,offset=4096", folder.0.display());
     keep(&uri, Some(&ram())).unwrap();
     let stage = Stage::new(None);
-    let kept = Kept::open(place(&uri), Cancel::of(&stage.tracker)).unwrap();
+    let mut kept = Kept::open(place(&uri), Cancel::of(&stage.tracker)).unwrap();
     let mapped = kept.mappable().unwrap();
     drop(kept);
     let error = keep(&uri, Some(&ram())).unwrap_err();
     assert!(error.contains("memory is mapped from it"), "{error}");
     loads(&uri);
-    drop(mapped);
+    mapped.unwrap().file.unlock().unwrap();
     keep(&uri, Some(&ram())).unwrap();
 }
 
