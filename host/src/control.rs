@@ -10,9 +10,7 @@ use serde_json::{Value, json};
 use crate::blockers;
 use crate::handover;
 use crate::machine::events::MachineEvent;
-use crate::monitor::{
-    Command, Control, Kept, Monitor, MonitorAddress, MonitorError, QmpError,
-};
+use crate::monitor::{Command, Control, Kept, Monitor, MonitorAddress, MonitorError, QmpError};
 use crate::vm::Vm;
 
 /// A VM as the monitor sees it.
@@ -62,6 +60,8 @@ impl Control for VmControl {
                 channels.as_deref(),
                 exit_on_error.unwrap_or(true),
             )),
+            Command::CprSave { filename } => done(handover::save(vm, &filename)),
+            Command::CprLoad { filename } => done(handover::load_file(vm, &filename)),
             Command::MigrateSetParameters(changes) => done(vm.set_parameters(changes)),
             Command::MigrateSetCapabilities(changes) => done(vm.set_capabilities(&changes)),
             Command::QueryMigrateParameters => {

@@ -132,6 +132,7 @@ fn run_guest(options: Options, succession: &mut Option<Succession>) -> Result<()
     // Of a guest that is here already, whoever signals means the guest.
     SERVING.store(succession.is_some(), Ordering::SeqCst);
     watch_signals(requests.clone())?;
+    ignore_file_size_signal();
     vcpu::install_handler().map_err(|e| format!("Cannot install a signal handler: {e}"))?;
     raise_descriptor_limit();
     let registry = Registry::load(&options.plugins)?;
@@ -152,6 +153,13 @@ fn run_guest(options: Options, succession: &mut Option<Succession>) -> Result<()
         if let Some((handover, main)) = now {
             take_guest(&vm, handover, main)?;
         }
+    } else if let Some(incoming) = &vm.options.incoming {
+        check_only_migratable(&vm, None)?;
+        start_monitors(&vm)?;
+        SERVING.store(true, Ordering::SeqCst);
+        if let Some(main) = &incoming.main {
+            handover::restore(&vm, main, true)?;
+        }
     } else {
         vm.power_on()?;
         start_monitors(&vm)?;
@@ -168,17 +176,29 @@ fn run_guest(options: Options, succession: &mut Option<Succession>) -> Result<()
     outcome
 }
 
-/// With `-incoming`: waits for the source's descriptors, before there is any monitor.
+/// With an `-incoming` for a cpr channel: waits for the source's descriptors, before there is any
+/// monitor.
 fn wait_for_source(vm: &Arc<Vm>) -> Result<Option<TargetHandover>, HostError> {
     let Some(incoming) = &vm.options.incoming else {
         return Ok(None);
     };
-    let cpr = incoming.cpr.as_ref().ok_or(
-        "-incoming: a guest comes to this Baton by cpr-transfer alone; add an -incoming for the \
-         channel of type cpr",
-    )?;
-    check_only_migratable(vm, None)?;
-    handover::receive(vm, cpr).map(Some)
+    match (&incoming.cpr, &incoming.main) {
+        (Some(cpr), _) => {
+            check_only_migratable(vm, None)?;
+            handover::receive(vm, cpr).map(Some)
+        }
+        (
+            None,
+            Some(MigrationAddress::Socket(
+                SocketAddress::Inet(_) | SocketAddress::Unix { .. } | SocketAddress::Vsock { .. },
+            )),
+        ) => Err(
+            "-incoming: over a socket a guest comes by cpr-transfer alone; add an -incoming for \
+             the channel of type cpr"
+                .into(),
+        ),
+        (None, _) => Ok(None),
+    }
 }
 
 /// Leaves `handover` to `migrate-incoming`, before there is a client that could say so; or gives it
@@ -275,6 +295,16 @@ fn watch_signals(requests: Sender<MachineEvent>) -> Result<(), HostError> {
         })
         .map(|_| ())
         .map_err(|e| format!("Cannot start a thread: {e}").into())
+}
+
+/// A file that reaches the process's limit is an error of the write, and not the end of the guest.
+#[allow(unsafe_code)]
+fn ignore_file_size_signal() {
+    use nix::sys::signal::{SigHandler, signal};
+    // SAFETY: no handler runs.
+    if let Err(e) = unsafe { signal(Signal::SIGXFSZ, SigHandler::SigIgn) } {
+        tracing::debug!("SIGXFSZ is not ignored: {e}");
+    }
 }
 
 /// Eventfds of many queues pass the usual limit of 1024.

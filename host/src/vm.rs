@@ -12,8 +12,8 @@ use baton_migration::status::{MigrationStatus, Tracker};
 
 use crate::blockers;
 use crate::cli::Options;
-use crate::machine::Machine;
 use crate::machine::events::MachineEvent;
+use crate::machine::{Machine, Origin};
 use crate::monitor::{Events, Monitor};
 use crate::plugin::Registry;
 use crate::runstate::RunState;
@@ -49,6 +49,8 @@ pub struct State {
     pub settings: Settings,
     /// An incoming handover that waits for `migrate-incoming`.
     pub deferred: Option<TargetHandover>,
+    /// Where the guest is kept that was here.
+    pub kept_in: Option<String>,
     /// Whether the guest is let run once it has come in.
     pub autostart: bool,
     /// Whether a handover is under way in either direction.
@@ -94,6 +96,7 @@ impl Vm {
                 runstate,
                 settings,
                 deferred: None,
+                kept_in: None,
                 autostart,
                 migrating: false,
             }),
@@ -141,7 +144,8 @@ impl Vm {
 
     /// Builds and boots the machine, which does not run yet.
     pub fn power_on(&self) -> Result<(), HostError> {
-        let mut machine = Machine::build(&self.options, &self.registry, None, &self.requests)?;
+        let mut machine =
+            Machine::build(&self.options, &self.registry, Origin::Fresh, &self.requests)?;
         blockers::check_only_migratable(self, Some(&machine))?;
         machine.boot()?;
         self.state().machine = Some(machine);
@@ -155,6 +159,13 @@ impl Vm {
             // As in QEMU: the guest will run once it is here.
             state.autostart = true;
             return Ok(());
+        }
+        if let (RunState::PostMigrate, Some(place)) = (state.runstate, &state.kept_in) {
+            return Err(format!(
+                "The guest is kept in '{place}'; letting it run here too would destroy it. Quit \
+                 this process, and load the guest in another with -incoming"
+            )
+            .into());
         }
         if let Some(refusal) = state.runstate.cont_refusal() {
             return Err(refusal.into());

@@ -7,6 +7,7 @@ mod boot;
 mod document;
 mod exec;
 mod failure;
+mod kept;
 mod kills;
 mod leaks;
 mod pause;

@@ -8,6 +8,7 @@ pub mod check;
 pub mod disk;
 pub mod fixtures;
 pub mod guest;
+pub mod kept;
 pub mod machine;
 pub mod native;
 pub mod process;

@@ -28,6 +28,8 @@ pub enum Main {
     Tcp(u16),
     /// Until `migrate-incoming` says where; then on a UNIX socket.
     Deferred,
+    /// Nowhere: it is kept where this value of `-incoming` says, or `defer`.
+    Kept(String),
 }
 
 /// A process of the VMM. It is killed when this is dropped, and nothing of it remains.
@@ -81,7 +83,9 @@ impl Machine {
             .current_dir(world.scratch.path());
         if let Some(main) = &incoming {
             command.args(["-incoming", &world.main_uri(main, number)]);
-            command.args(["-incoming", &world.channel("cpr", number).to_string()]);
+            if !matches!(main, Main::Kept(_)) {
+                command.args(["-incoming", &world.channel("cpr", number).to_string()]);
+            }
         }
         command.envs(setup.environment.iter().map(|(name, value)| (name, value)));
         let log = world.log(number);
@@ -137,6 +141,11 @@ impl Machine {
     /// The guest's disk image.
     pub fn disk(&self) -> Option<PathBuf> {
         self.world.disk()
+    }
+
+    /// A file in the folder that all processes of a guest share.
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.world.scratch.join(name)
     }
 
     /// Which VMM it is.
@@ -301,7 +310,7 @@ impl Machine {
                     "host": "127.0.0.1", "port": port.to_string()
                 }
             }),
-            Main::Unix | Main::Deferred => self.world.channel("main", self.number),
+            _ => self.world.channel("main", self.number),
         };
         json!([main, self.world.channel("cpr", self.number)])
     }

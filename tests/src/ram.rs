@@ -5,7 +5,7 @@
 use anyhow::{Context, Result, bail, ensure};
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 use std::ffi::c_void;
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 use std::num::NonZeroUsize;
 use std::path::Path;
 use std::ptr::NonNull;
@@ -36,10 +36,6 @@ impl GuestRam {
     /// When that fails, or the report would not fit.
     pub fn create(file: &Path, length: u64) -> Result<Self> {
         let about = || format!("Cannot make guest RAM in {}", file.display());
-        ensure!(
-            length >= report::ADDRESS + report::SIZE as u64,
-            "{length} bytes of RAM are too few for the test guest"
-        );
         let opened = OpenOptions::new()
             .read(true)
             .write(true)
@@ -47,13 +43,40 @@ impl GuestRam {
             .open(file)
             .with_context(about)?;
         opened.set_len(length).with_context(about)?;
+        Self::map(&opened, 0, length).with_context(about)
+    }
+
+    /// Maps RAM that lies in a file from `offset` on.
+    ///
+    /// # Errors
+    /// When that fails, or the report would not fit.
+    pub fn within(file: &Path, offset: u64, length: u64) -> Result<Self> {
+        let about = || format!("Cannot map guest RAM in {}", file.display());
+        let opened = OpenOptions::new().read(true).write(true).open(file);
+        Self::map(&opened.with_context(about)?, offset, length).with_context(about)
+    }
+
+    fn map(opened: &File, offset: u64, length: u64) -> Result<Self> {
+        ensure!(
+            length >= report::ADDRESS + report::SIZE as u64,
+            "{length} bytes of RAM are too few for the test guest"
+        );
         let length = usize::try_from(length).ok().and_then(NonZeroUsize::new);
-        let length = length.with_context(about)?;
+        let length = length.context("RAM of that size cannot be mapped")?;
         let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
         // SAFETY: a new mapping at an address of the kernel's choice. The file keeps its length:
         // nobody else has its name.
-        let base = unsafe { mmap(None, length, protection, MapFlags::MAP_SHARED, &opened, 0) };
-        let base = base.with_context(about)?;
+        let base = unsafe {
+            mmap(
+                None,
+                length,
+                protection,
+                MapFlags::MAP_SHARED,
+                opened,
+                i64::try_from(offset)?,
+            )
+        };
+        let base = base?;
         // SAFETY: mapped from guest-physical address 0 on, readable, writable and long enough, for
         // as long as the report, which is dropped with the mapping.
         let report = unsafe { Report::new(base.as_ptr().cast()) };

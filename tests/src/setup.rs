@@ -16,6 +16,14 @@ pub enum Serial {
     File,
 }
 
+/// What the guest's RAM is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Memory {
+    Shared,
+    Private,
+    Implicit,
+}
+
 /// A guest on a machine, not started yet. The methods change one thing each.
 #[derive(Clone, Debug)]
 pub struct Setup {
@@ -26,7 +34,7 @@ pub struct Setup {
     append: Vec<String>,
     pub(crate) disk_mib: Option<u64>,
     rngs: u32,
-    shared: bool,
+    memory: Memory,
     pub(crate) serial: Serial,
     extra: Vec<String>,
     pub(crate) environment: Vec<(String, String)>,
@@ -51,7 +59,7 @@ impl Setup {
             append: Vec::new(),
             disk_mib: Some(4),
             rngs: 1,
-            shared: true,
+            memory: Memory::Shared,
             serial: Serial::Stdio,
             extra: Vec::new(),
             environment: Vec::new(),
@@ -84,7 +92,13 @@ impl Setup {
 
     /// RAM that no other process can map. The report stays empty then.
     pub fn private_memory(mut self) -> Self {
-        self.shared = false;
+        self.memory = Memory::Private;
+        self
+    }
+
+    /// RAM of which nothing is said but its size. The report stays empty then.
+    pub fn implicit_memory(mut self) -> Self {
+        self.memory = Memory::Implicit;
         self
     }
 
@@ -143,7 +157,6 @@ impl Setup {
 
         let mib = self.memory_mib;
         let ram = path(RAM);
-        let share = if self.shared { "on" } else { "off" };
         say(&[
             "-name",
             "test",
@@ -155,14 +168,23 @@ impl Setup {
         say(&["-nodefaults", "-display", "none"]);
         // A migration's steps are told only to those who ask.
         say(&["-global", "migration.x-events=on"]);
-        let backend =
-            format!("memory-backend-file,id=ram0,size={mib}M,mem-path={ram},share={share}");
-        say(&["-object", &backend]);
+        let share = match self.memory {
+            Memory::Shared => Some("on"),
+            Memory::Private => Some("off"),
+            Memory::Implicit => None,
+        };
+        let backend = share.map(|share| {
+            format!("memory-backend-file,id=ram0,size={mib}M,mem-path={ram},share={share}")
+        });
+        if let Some(backend) = &backend {
+            say(&["-object", backend]);
+        }
         let guest = guest::image()?.display().to_string();
         say(&["-kernel", &guest, "-append", &self.guest_line()]);
 
         // QEMU needs more said: its devices are also of the older kind unless that is turned off.
         let modern = match self.vmm {
+            Vmm::Baton if backend.is_none() => "",
             Vmm::Baton => {
                 say(&["-machine", "memory-backend=ram0"]);
                 ""

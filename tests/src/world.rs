@@ -78,6 +78,7 @@ impl World {
             Main::Unix => format!("unix:{}", self.socket("main", number).display()),
             Main::Tcp(port) => format!("tcp:0:{port}"),
             Main::Deferred => "defer".to_owned(),
+            Main::Kept(incoming) => incoming.clone(),
         }
     }
 

@@ -30,12 +30,17 @@ struct Open {
 pub struct Chardevs(BTreeMap<String, Open>);
 
 impl Chardevs {
-    /// Opens every one of `configs`, or takes what was handed over for it. The error is one line.
-    pub fn open(configs: &[Chardev], preserved: Option<&FdTable>) -> Result<Self, String> {
+    /// Opens every one of `configs`, or takes what was handed over for it. What a restored guest has
+    /// written to a file before stays there. The error is one line.
+    pub fn open(
+        configs: &[Chardev],
+        preserved: Option<&FdTable>,
+        restoring: Option<Mode>,
+    ) -> Result<Self, String> {
         let mut all = BTreeMap::new();
         for config in configs {
             let id = config.id.to_string();
-            let open = open_one(&id, &config.backend, preserved)
+            let open = open_one(&id, &config.backend, preserved, restoring)
                 .map_err(|e| format!("Character device '{id}': {e}"))?;
             all.insert(id, open);
         }
@@ -84,6 +89,7 @@ fn open_one(
     id: &str,
     backend: &ChardevBackend,
     preserved: Option<&FdTable>,
+    restoring: Option<Mode>,
 ) -> Result<Open, String> {
     if let Some(table) = preserved {
         let take = |instance| {
@@ -119,8 +125,9 @@ fn open_one(
             })
         }
         ChardevBackend::File { path, append } => {
+            let append = *append || restoring.is_some();
             let file: File = OpenOptions::new()
-                .append(*append)
+                .append(append)
                 .write(true)
                 .create(true)
                 .truncate(!append)

@@ -1,6 +1,8 @@
 //! The VM's two sides of a live update; the order of events is the migration crate's.
 
+mod checkpoint;
 mod exec;
+mod restore;
 mod source;
 mod target;
 
@@ -16,9 +18,11 @@ use baton_migration::{HostError, Mode};
 
 use crate::fd::adopt_listed;
 use crate::runstate::RunState;
-use crate::vm::Vm;
+use crate::vm::{State, Vm};
 
+pub use checkpoint::save;
 pub use exec::{Succession, rehearse};
+pub use restore::{begin as restore, load_file};
 pub use target::{receive, run};
 
 /// This program, as it names itself in a stream.
@@ -38,54 +42,78 @@ pub fn migrate(
     uri: Option<&str>,
     channels: Option<&[MigrationChannel]>,
 ) -> Result<(), HostError> {
-    let (mode, pause) = {
-        let mut state = vm.state();
-        if state.migrating {
-            return Err("There's a migration process in progress".into());
-        }
-        match state.runstate {
-            RunState::InMigrate => return Err("Guest is waiting for an incoming migration".into()),
-            RunState::PostMigrate => {
-                return Err(
-                    "Can't migrate the vm that was paused due to previous migration".into(),
-                );
-            }
-            RunState::Shutdown | RunState::InternalError | RunState::FinishMigrate => {
-                return Err(format!(
-                    "The guest cannot be migrated in runstate '{}'; reset it first",
-                    state.runstate.as_str()
-                )
-                .into());
-            }
-            RunState::Prelaunch | RunState::Running | RunState::Paused => {}
-        }
+    let mode = may_begin(vm, |state| {
         let mode = state.settings.parameters.mode;
-        if !matches!(mode, Mode::CprTransfer | Mode::CprExec) {
-            return Err(format!(
-                "Migration mode '{mode}' is not in this Baton; set mode to 'cpr-transfer' with \
-                 migrate-set-parameters"
-            )
-            .into());
-        }
         // Without an address, cpr-exec keeps the state in memory.
         if mode != Mode::CprExec || uri.is_some() || channels.is_some() {
             let main = main_address(uri, channels)?;
             state.settings.check_migration(&main)?;
         }
-        state.migrating = true;
-        let capabilities = state.settings.capabilities;
-        (
-            mode,
-            capabilities.contains(Capability::PauseBeforeSwitchover),
+        Ok(mode)
+    })?;
+    let begun = match mode {
+        Mode::CprReboot => checkpoint::migrate(vm, uri, channels),
+        Mode::CprTransfer => transfer(vm, uri, channels),
+        Mode::CprExec => exec::migrate(vm),
+        Mode::Normal => Err(format!(
+            "Migration mode '{mode}' is not in this Baton; set mode to 'cpr-transfer' or \
+             'cpr-reboot' with migrate-set-parameters"
         )
+        .into()),
     };
-    if mode == Mode::CprExec {
-        let begun = exec::migrate(vm);
-        if begun.is_err() {
-            vm.state().migrating = false;
-        }
-        return begun;
+    begun.inspect_err(|_| vm.state().migrating = false)
+}
+
+/// Whether the operator says when the guest is stopped.
+fn pauses(vm: &Vm) -> bool {
+    let capabilities = vm.state().settings.capabilities;
+    capabilities.contains(Capability::PauseBeforeSwitchover)
+}
+
+/// Refuses a migration in a runstate in which there can be none, and what `check` refuses; else
+/// notes that one is under way.
+fn may_begin<T>(
+    vm: &Vm,
+    check: impl FnOnce(&State) -> Result<T, HostError>,
+) -> Result<T, HostError> {
+    let mut state = vm.state();
+    if state.migrating {
+        return Err("There's a migration process in progress".into());
     }
+    match state.runstate {
+        RunState::InMigrate => return Err("Guest is waiting for an incoming migration".into()),
+        RunState::PostMigrate if let Some(place) = &state.kept_in => {
+            return Err(format!(
+                "Can't migrate the vm that was paused due to previous migration: the guest is kept \
+                 in '{place}'; load it in another process with -incoming"
+            )
+            .into());
+        }
+        RunState::PostMigrate => {
+            return Err("Can't migrate the vm that was paused due to previous migration".into());
+        }
+        RunState::Shutdown | RunState::InternalError | RunState::FinishMigrate => {
+            return Err(format!(
+                "The guest cannot be migrated in runstate '{}'; reset it first",
+                state.runstate.as_str()
+            )
+            .into());
+        }
+        RunState::Prelaunch | RunState::Running | RunState::Paused => {}
+    }
+    let checked = check(&state)?;
+    state.migrating = true;
+    Ok(checked)
+}
+
+/// The QMP command `migrate` in mode cpr-transfer.
+fn transfer(
+    vm: &Arc<Vm>,
+    uri: Option<&str>,
+    channels: Option<&[MigrationChannel]>,
+) -> Result<(), HostError> {
+    let mode = Mode::CprTransfer;
+    let pause = pauses(vm);
     let mut host = source::Source::new(Arc::clone(vm), mode);
     let begun = TransferChannels::from_arguments(uri, channels)
         .map_err(HostError::from)
@@ -102,13 +130,7 @@ pub fn migrate(
             };
             SourceHandover::begin(options, &mut host).map_err(HostError::from)
         });
-    let handover = match begun {
-        Ok(handover) => handover,
-        Err(e) => {
-            vm.state().migrating = false;
-            return Err(e);
-        }
-    };
+    let handover = begun?;
     let thread = std::thread::Builder::new()
         .name("migration".into())
         .spawn(move || {
@@ -129,6 +151,14 @@ pub fn incoming(
 ) -> Result<(), HostError> {
     if vm.options.incoming.is_none() {
         return Err("'-incoming' was not specified on the command line".into());
+    }
+    if vm
+        .options
+        .incoming
+        .as_ref()
+        .is_some_and(|i| i.cpr.is_none())
+    {
+        return restore::incoming(vm, uri, channels, exit_on_error);
     }
     let main = IncomingChannels::deferred_main(uri, channels)?;
     let handover = vm

@@ -9,7 +9,7 @@ use baton_migration::handover::{OutgoingFd, SourceHost};
 use baton_migration::stream::SectionWriter;
 use baton_migration::{HostError, MigrationEvent, Mode};
 
-use crate::machine::{GlobalState, Machine};
+use crate::machine::{GlobalState, HostTime, Machine};
 use crate::runstate::RunState;
 use crate::vm::Vm;
 
@@ -19,6 +19,8 @@ pub(super) struct Source {
     mode: Mode,
     /// What the guest was doing before the blackout.
     before: RunState,
+    /// Where it is going to be kept, if it is.
+    pub(super) kept_in: Option<String>,
 }
 
 impl Source {
@@ -27,10 +29,15 @@ impl Source {
             vm,
             mode,
             before: RunState::Paused,
+            kept_in: None,
         }
     }
 
-    fn machine<T>(&self, f: impl FnOnce(&Machine) -> T) -> Result<T, HostError> {
+    pub(super) fn vm(&self) -> &Arc<Vm> {
+        &self.vm
+    }
+
+    pub(super) fn machine<T>(&self, f: impl FnOnce(&Machine) -> T) -> Result<T, HostError> {
         let state = self.vm.state();
         state
             .machine
@@ -112,7 +119,12 @@ impl SourceHost for Source {
 
     fn save(&mut self, out: &mut SectionWriter<'_>) -> Result<(), HostError> {
         let runstate = self.before.as_str().to_owned();
-        self.machine(|machine| machine.save(&GlobalState { runstate }, out))?
+        self.machine(|machine| machine.save(&GlobalState { runstate }, out))??;
+        match self.mode {
+            // The host may be started anew before it is loaded.
+            Mode::CprReboot => HostTime::now().save(out),
+            _ => Ok(()),
+        }
     }
 
     fn resume(&mut self, _proof: Reclaimed) {
@@ -135,6 +147,7 @@ impl SourceHost for Source {
         let machine = {
             let mut state = self.vm.state();
             state.runstate = RunState::PostMigrate;
+            state.kept_in = self.kept_in.take();
             state.machine.take()
         };
         // Unmapping much memory takes a while; nobody needs to wait for it.

@@ -11,12 +11,12 @@ use baton_migration::handover::{
     StartError, TargetHandover, TargetHost, TargetOptions, TargetOutcome, Timeouts,
 };
 use baton_migration::stream::StateImage;
-use baton_migration::{HostError, error_chain};
+use baton_migration::{HostError, Mode, error_chain};
 
 use super::resolve_fd;
 use crate::blockers::check_only_migratable;
-use crate::machine::Machine;
 use crate::machine::events::MachineEvent;
+use crate::machine::{GlobalState, Machine, Origin};
 use crate::runstate::RunState;
 use crate::vm::Vm;
 
@@ -83,6 +83,15 @@ pub fn run(vm: &Arc<Vm>, handover: TargetHandover, main: &SocketAddress, exit_on
     }
 }
 
+/// Whether the guest ran when its state was saved.
+pub(super) fn ran_in_source(global: &GlobalState) -> Result<bool, HostError> {
+    match global.runstate.as_str() {
+        "running" => Ok(true),
+        "paused" | "prelaunch" => Ok(false),
+        other => Err(format!("The source was in runstate '{other}'").into()),
+    }
+}
+
 impl Target {
     /// The target of a guest whose machine was built by other means.
     pub(super) fn with(vm: Arc<Vm>, machine: Machine) -> Self {
@@ -107,7 +116,12 @@ impl TargetHost for Target {
 
     fn prepare(&mut self, fds: &Arc<FdTable>, preview: StateImage) -> Result<(), HostError> {
         let vm = &self.vm;
-        let machine = Machine::build(&vm.options, &vm.registry, Some(fds), &vm.requests)?;
+        let machine = Machine::build(
+            &vm.options,
+            &vm.registry,
+            Origin::HandedOver(Mode::CprTransfer, fds),
+            &vm.requests,
+        )?;
         machine.rehearse(preview.header())?;
         check_only_migratable(vm, Some(&machine))?;
         machine.warm_up(preview)?;
@@ -119,11 +133,7 @@ impl TargetHost for Target {
 
     fn load(&mut self, state: &mut StateImage) -> Result<(), HostError> {
         let global = self.built()?.load(state)?;
-        self.ran = match global.runstate.as_str() {
-            "running" => true,
-            "paused" | "prelaunch" => false,
-            other => return Err(format!("The source was in runstate '{other}'").into()),
-        };
+        self.ran = ran_in_source(&global)?;
         state.all_taken()?;
         Ok(())
     }

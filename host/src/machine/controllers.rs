@@ -90,6 +90,11 @@ impl ClockState {
         })
     }
 
+    /// Changes the time at which it was read.
+    pub fn shift(&mut self, monotonic: impl FnOnce(u64) -> u64) {
+        self.monotonic = monotonic(self.monotonic);
+    }
+
     /// Sets the clock to what it would show now had it gone on, before any vCPU runs.
     ///
     /// Where the kernel saved the real time with it, it does that sum itself (since Linux 5.16);
@@ -98,10 +103,17 @@ impl ClockState {
         let mut clock = self.clock;
         clock.flags &= KVM_CLOCK_REALTIME;
         if clock.flags == 0 {
-            let passed = monotonic_ns().saturating_sub(self.monotonic);
+            let passed = later_by(self.monotonic);
             clock.clock = clock.clock.wrapping_add(passed);
         }
         vm.set_clock(&clock)
             .map_err(ioctl("set the paravirtual clock"))
     }
+}
+
+/// Nanoseconds since a time of CLOCK_MONOTONIC, which may be before the host's start.
+fn later_by(then: u64) -> u64 {
+    let passed = monotonic_ns().wrapping_sub(then);
+    // Of a time to come nothing has passed.
+    if passed > u64::MAX / 2 { 0 } else { passed }
 }

@@ -11,6 +11,8 @@ mod controllers;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod decode;
 mod devices;
+mod disk_files;
+mod host_time;
 mod interrupts;
 mod kvm;
 mod plan;
@@ -35,7 +37,7 @@ use baton_plugin_api::bus::RegionKind;
 
 use crate::chardev::Chardevs;
 use crate::cli::{self, Options};
-use crate::memory::{self, Ram};
+use crate::memory::{self, Contents, Ram};
 use crate::plugin::{Failures, Registry};
 use crate::vcpu::{Exits, Payload, Vcpu, cpuid, msrs};
 use kvm_bindings::CpuId;
@@ -44,6 +46,7 @@ use kvm_ioctls::Cap;
 use bus::AddressSpaces;
 use controllers::ControllersState;
 use devices::{Creation, Slots};
+use disk_files::DiskFiles;
 use events::MachineEvent;
 use interrupts::Interrupts;
 use pci::{ConfigPorts, Ecam, HostBridge, PciAddress, PciBus, PciWindows};
@@ -51,6 +54,7 @@ use power::{Power, ResetRegister};
 use virtio::Surroundings;
 
 pub use devices::MachineDevice;
+pub use host_time::HostTime;
 pub use plan::{Planned, plan};
 pub use sections::{GlobalState, MACHINE, sections};
 
@@ -77,6 +81,17 @@ pub struct Machine {
     stopped: Vec<Payload>,
 }
 
+/// Where a new machine's guest comes from.
+pub enum Origin<'a> {
+    /// It boots here.
+    Fresh,
+    /// From another process, which may still run it: descriptors are taken from there, and nothing
+    /// shared is touched.
+    HandedOver(Mode, &'a Arc<FdTable>),
+    /// From where it was kept. No process runs it.
+    Kept(Contents),
+}
+
 /// What KVM's own parts are like at power-on.
 struct PowerOn {
     vcpus: Vec<Payload>,
@@ -84,14 +99,18 @@ struct PowerOn {
 }
 
 impl Machine {
-    /// Builds the machine that `options` describe. With `preserved` it is one that another process
-    /// runs: its descriptors are taken from there, and nothing shared is touched.
+    /// Builds the machine that `options` describe.
     pub fn build(
         options: &Options,
         registry: &Registry,
-        preserved: Option<&Arc<FdTable>>,
+        origin: Origin<'_>,
         events: &Sender<MachineEvent>,
     ) -> Result<Self, HostError> {
+        let (restoring, preserved, contents) = match origin {
+            Origin::Fresh => (None, None, Contents::New),
+            Origin::HandedOver(mode, fds) => (Some(mode), Some(fds), Contents::New),
+            Origin::Kept(contents) => (Some(Mode::CprReboot), None, contents),
+        };
         let host = kvm::Host::open()?;
         if options.cpus > host.max_vcpus() {
             let most = host.max_vcpus();
@@ -104,9 +123,10 @@ impl Machine {
         let chardevs = Arc::new(Chardevs::open(
             &options.chardevs,
             preserved.map(|table| &**table),
+            restoring,
         )?);
         let ram_fd = take(preserved, memory::OWNER, options.memory.id.as_str())?;
-        let ram = Arc::new(Ram::new(&options.memory, ram_fd)?);
+        let ram = Arc::new(Ram::new(&options.memory, ram_fd, contents)?);
         let vm = host.create_vm(&ram)?;
         let interrupts = Interrupts::new(Arc::clone(&vm))?;
         let spaces = Arc::new(AddressSpaces::default());
@@ -135,7 +155,7 @@ impl Machine {
             chardevs: &chardevs,
             unnamed: &mut BTreeMap::new(),
         };
-        let devices = create_devices(options, registry, preserved, &mut slots)?;
+        let devices = create_devices(options, registry, restoring, preserved, &mut slots)?;
         let entries: Vec<_> = devices.iter().filter_map(MachineDevice::acpi).collect();
         let mmio64 = PciWindows::new(around.ram.end()).mmio64;
         let tables = acpi::build(&acpi::AcpiInput {
@@ -308,6 +328,11 @@ impl Machine {
         &self.fingerprint
     }
 
+    /// Guest RAM.
+    pub fn ram(&self) -> &Arc<Ram> {
+        &self.around.ram
+    }
+
     /// Enters guest RAM into this process's page tables.
     pub fn warm_ram(&self) {
         self.around.ram.warm_up();
@@ -324,6 +349,14 @@ impl Machine {
         let value = result?;
         released?;
         Ok(value)
+    }
+
+    /// The files behind the devices.
+    pub fn disk_files(&self) -> Result<DiskFiles, HostError> {
+        // What is handed over is what is open.
+        let fds = self.devices.iter().map(|d| d.fds(Mode::CprTransfer));
+        let fds: Vec<Vec<OutgoingFd>> = fds.collect::<Result<_, _>>()?;
+        Ok(DiskFiles::among(fds.into_iter().flatten().map(|fd| fd.fd)))
     }
 
     /// Everything the target needs of this process in `mode`.
@@ -426,6 +459,7 @@ fn map_chipset(
 fn create_devices(
     options: &Options,
     registry: &Registry,
+    restoring: Option<Mode>,
     preserved: Option<&Arc<FdTable>>,
     slots: &mut Slots<'_>,
 ) -> Result<Vec<MachineDevice>, HostError> {
@@ -436,7 +470,7 @@ fn create_devices(
             .device(&option.driver)
             .map_err(|e| option.error(e.to_string()))?;
         let mut config = backends.configure(device_type, option)?;
-        config.restoring = preserved.map(|_| Mode::CprTransfer);
+        config.restoring = restoring;
         let creation = Creation {
             plugin,
             device_type,

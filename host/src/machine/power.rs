@@ -52,6 +52,11 @@ impl PowerState {
         }
         Ok(())
     }
+
+    /// Changes the time at which the timer was 0.
+    pub fn shift(&mut self, monotonic: impl FnOnce(u64) -> u64) {
+        self.timer_zero = monotonic(self.timer_zero);
+    }
 }
 
 impl Power {

@@ -13,8 +13,8 @@ use serde::{Deserialize, Serialize};
 use super::controllers::{self, ClockState, ControllersState};
 use super::pci::ConfigPortsState;
 use super::power::{Power, PowerState};
-use super::{Machine, MachineDevice};
-use crate::vcpu::{self, Payload, Vcpu};
+use super::{HostTime, Machine, MachineDevice};
+use crate::vcpu::{self, Payload, Vcpu, VcpuState};
 
 /// The path of the machine's own sections.
 pub const MACHINE: &str = "machine";
@@ -104,6 +104,36 @@ impl Machine {
         put(out, &Power::section(), 0, &self.power.state())?;
         put(out, &ports_section(), 0, &self.ports.state())?;
         self.devices.iter().try_for_each(|device| device.save(out))
+    }
+
+    /// Makes times in `state`, which was kept, those of the host as it is now.
+    pub fn adapt_clocks(&self, state: &mut StateImage) -> Result<(), HostError> {
+        let Some(shift) = HostTime::now().since(state)? else {
+            return Ok(());
+        };
+        tracing::info!("the host was started anew since the guest was kept");
+        for id in 0..self.vcpus.len() as u32 {
+            shift.apply(
+                state,
+                &vcpu::section(),
+                id,
+                |shift, vcpu: &mut VcpuState| {
+                    vcpu.shift_tsc(|offset, khz| shift.tsc_offset(offset, khz));
+                },
+            )?;
+        }
+        let section = controllers::clock_section();
+        shift.apply(state, &section, 0, |shift, clock: &mut ClockState| {
+            clock.shift(|then| shift.monotonic(then));
+        })?;
+        shift.apply(
+            state,
+            &Power::section(),
+            0,
+            |shift, power: &mut PowerState| {
+                power.shift(|then| shift.monotonic(then));
+            },
+        )
     }
 
     /// Takes every section out of `state`, once all of it is known to be there and to fit. The

@@ -30,6 +30,37 @@ pub(super) fn open(config: &MemoryBackend) -> Result<Option<File>, String> {
     }
 }
 
+/// Opens the file that a guest was left in; nothing is made.
+pub(super) fn in_place(config: &MemoryBackend) -> Result<File, String> {
+    let Some(path) = super::lasting_file(config) else {
+        return Err(
+            "the guest's RAM stayed in its shared file, and this backend has none; use the \
+             memory-backend-file,share=on it had"
+                .to_owned(),
+        );
+    };
+    let shown = path.display();
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .custom_flags(libc::O_CLOEXEC)
+        .open(path)
+        .map_err(|e| {
+            format!(
+                "cannot open '{shown}', which the guest stayed in: {e}; name the file it was saved \
+                 with"
+            )
+        })?;
+    match length(&file)? {
+        held if held < config.size => Err(format!(
+            "'{shown}', which the guest stayed in, holds {held} bytes and not {}; name the file it \
+             was saved with",
+            config.size
+        )),
+        _ => Ok(file),
+    }
+}
+
 /// Takes a file that another process has mapped; it must hold `size` bytes.
 pub(super) fn adopt(fd: OwnedFd, size: u64) -> Result<File, String> {
     let file = File::from(fd);

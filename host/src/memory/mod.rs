@@ -3,9 +3,11 @@
 #![allow(unsafe_code)]
 
 mod backing;
+mod kept;
 mod program;
 mod warm;
 
+pub use kept::{Contents, Stopped, lasting_file, wants_mapping};
 pub use program::warm_program;
 
 use std::fs::File;
@@ -43,18 +45,37 @@ pub struct Ram {
 }
 
 impl Ram {
-    /// Allocates what `config` describes, or maps `preserved`, which another process allocated.
-    pub fn new(config: &MemoryBackend, preserved: Option<OwnedFd>) -> Result<Self, MemoryError> {
+    /// Allocates what `config` describes, or maps `preserved`, which another process allocated, or
+    /// what holds the guest already.
+    pub fn new(
+        config: &MemoryBackend,
+        preserved: Option<OwnedFd>,
+        contents: Contents,
+    ) -> Result<Self, MemoryError> {
         let wrong = |reason: String| MemoryError {
             id: config.id.to_string(),
             reason,
         };
         let handed_over = preserved.is_some();
-        let backing = match preserved {
-            Some(fd) => Some(backing::adopt(fd, config.size).map_err(&wrong)?),
-            None => backing::open(config).map_err(&wrong)?,
+        // Elsewhere in a file of another kind than the backend's.
+        let mut base = 0;
+        let mut share = config.share;
+        let backing = match (preserved, contents) {
+            (Some(fd), _) => Some(backing::adopt(fd, config.size).map_err(&wrong)?),
+            (None, Contents::New) => backing::open(config).map_err(&wrong)?,
+            (None, Contents::InPlace) => Some(backing::in_place(config).map_err(&wrong)?),
+            (None, Contents::Mapped(kept)) if kept.size != config.size => {
+                return Err(wrong(format!(
+                    "{} bytes were kept, and it has {}",
+                    kept.size, config.size
+                )));
+            }
+            (None, Contents::Mapped(kept)) => {
+                (base, share) = (kept.offset, false);
+                Some(kept.file)
+            }
         };
-        let flags = match (&backing, config.share) {
+        let flags = match (&backing, share) {
             (None, _) => libc::MAP_ANONYMOUS | libc::MAP_PRIVATE,
             (Some(_), true) => libc::MAP_SHARED,
             (Some(_), false) => libc::MAP_PRIVATE,
@@ -64,7 +85,10 @@ impl Ram {
         for (start, offset, size) in split(config.size) {
             let file = backing
                 .as_ref()
-                .map(|file| file.try_clone().map(|file| FileOffset::new(file, offset)))
+                .map(|file| {
+                    file.try_clone()
+                        .map(|file| FileOffset::new(file, base + offset))
+                })
                 .transpose()
                 .map_err(|e| wrong(format!("cannot be duplicated: {e}")))?;
             let size = usize::try_from(size).map_err(|_| wrong("does not fit this host".into()))?;
@@ -83,7 +107,7 @@ impl Ram {
             memory,
             ranges,
             backing,
-            share: config.share,
+            share,
         };
         // What another process allocated is there already.
         if config.prealloc && !handed_over {
@@ -112,17 +136,19 @@ impl Ram {
 
     /// The table that plugins get.
     pub fn table(&self) -> Vec<MemoryRegion> {
-        self.memory
-            .iter()
-            .map(|region| MemoryRegion {
+        let row = |region: &GuestRegionMmap<()>| {
+            // Nobody else can see what is mapped privately.
+            let file = region.file_offset().filter(|_| self.share);
+            MemoryRegion {
                 guest_address: region.start_addr().0,
                 size: region.len(),
                 host_address: region.as_ptr() as u64,
-                fd: region.file_offset().map_or(-1, |f| f.file().as_raw_fd()),
-                offset: region.file_offset().map_or(0, FileOffset::start),
+                fd: file.map_or(-1, |f| f.file().as_raw_fd()),
+                offset: file.map_or(0, FileOffset::start),
                 dirty_bitmap: 0,
-            })
-            .collect()
+            }
+        };
+        self.memory.iter().map(row).collect()
     }
 
     /// The backend's id.
@@ -167,6 +193,41 @@ fn split(size: u64) -> Vec<(u64, u64, u64)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::BackendKind;
+
+    /// A backend of 2 MiB.
+    pub(super) fn backend(kind: &str, share: bool) -> MemoryBackend {
+        MemoryBackend {
+            id: "m".parse().unwrap(),
+            size: 2 << 20,
+            share,
+            prealloc: false,
+            kind: match kind {
+                "memory-backend-memfd" => BackendKind::Memfd {
+                    hugetlb: None,
+                    seal: true,
+                },
+                _ => BackendKind::Ram,
+            },
+        }
+    }
+
+    /// A folder of its own, and a shared backend in a file that is to be named.
+    pub(super) fn scratch() -> (std::path::PathBuf, MemoryBackend) {
+        use std::sync::atomic::{AtomicU32, Ordering};
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let folder =
+            std::env::temp_dir().join(format!("baton-memory-{}-{number}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        let mut backend = backend("memory-backend-ram", true);
+        backend.kind = BackendKind::File {
+            path: folder.clone(),
+            align: None,
+            discard_data: false,
+        };
+        (folder, backend)
+    }
 
     #[test]
     fn ram_leaves_the_hole_for_devices_free() {

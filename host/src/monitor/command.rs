@@ -45,6 +45,16 @@ pub enum Command {
         /// The status the migration is thought to be in.
         state: MigrationStatus,
     },
+    /// `cpr-save`
+    CprSave {
+        /// The file the guest is kept in.
+        filename: String,
+    },
+    /// `cpr-load`
+    CprLoad {
+        /// The file it was kept in.
+        filename: String,
+    },
     /// `migrate_cancel`
     MigrateCancel,
     /// `migrate-incoming`
@@ -81,6 +91,16 @@ type Reader = fn(Arguments) -> Result<Command, QmpError>;
 /// Each command's name, and how its arguments are read.
 const COMMANDS: &[(&str, Reader)] = &[
     ("cont", |a| none(&a, Command::Cont)),
+    ("cpr-load", |a| {
+        Ok(Command::CprLoad {
+            filename: cpr_file(a)?,
+        })
+    }),
+    ("cpr-save", |a| {
+        Ok(Command::CprSave {
+            filename: cpr_file(a)?,
+        })
+    }),
     ("migrate", migrate),
     ("migrate-continue", migrate_continue),
     ("migrate-incoming", migrate_incoming),
@@ -194,6 +214,22 @@ fn migrate(mut arguments: Arguments) -> Result<Command, QmpError> {
     }
     finish(&arguments)?;
     Ok(Command::Migrate { uri, channels })
+}
+
+/// The arguments of cpr-save and cpr-load.
+fn cpr_file(mut arguments: Arguments) -> Result<String, QmpError> {
+    let mut string = |name: &str| {
+        take::<String>(&mut arguments, name, "string")?
+            .ok_or_else(|| QmpError::generic(format!("Parameter '{name}' is missing")))
+    };
+    let (filename, mode) = (string("filename")?, string("mode")?);
+    if mode != "reboot" {
+        return Err(QmpError::generic(format!(
+            "Parameter 'mode' does not accept value '{mode}'; use reboot"
+        )));
+    }
+    finish(&arguments)?;
+    Ok(filename)
 }
 
 fn migrate_incoming(mut arguments: Arguments) -> Result<Command, QmpError> {

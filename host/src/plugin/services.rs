@@ -206,7 +206,7 @@ mod tests {
     use baton_migration::fds::FdKey;
 
     fn bridge(id: &str, preserved: Option<&Arc<FdTable>>) -> Arc<Bridge> {
-        let chardevs = Arc::new(Chardevs::open(&[], None).unwrap());
+        let chardevs = Arc::new(Chardevs::open(&[], None, None).unwrap());
         Bridge::new(id, preserved.cloned(), chardevs, Failures::default())
     }
 

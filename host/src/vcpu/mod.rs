@@ -9,7 +9,5 @@ mod thread;
 mod tsc;
 
 pub use signal::install_handler;
-#[cfg(any(test, feature = "fuzzing"))]
-pub use state::VcpuState;
-pub use state::section;
+pub use state::{VcpuState, section};
 pub use thread::{Exits, Payload, Vcpu, VcpuError};

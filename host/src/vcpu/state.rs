@@ -76,6 +76,14 @@ fn failed(what: &'static str) -> impl Fn(kvm_ioctls::Error) -> VcpuError {
 }
 
 impl VcpuState {
+    /// Changes the offset of the time stamp counter, if it is known, as a function of itself and of
+    /// the counter's frequency in kHz.
+    pub(crate) fn shift_tsc(&mut self, offset: impl FnOnce(u64, u32) -> u64) {
+        if let (Some(old), Some(khz)) = (self.tsc_offset, self.tsc_khz) {
+            self.tsc_offset = Some(offset(old, khz));
+        }
+    }
+
     /// Reads the state of a vCPU that has been called out and has completed its last exit.
     pub(super) fn save(vcpu: &VcpuFd, can: &Abilities) -> Result<Self, VcpuError> {
         // First, since reading it may move pending events into the registers read later.

@@ -28,6 +28,7 @@ pub fn parse_uri(uri: &str) -> Result<MigrationAddress, AddressError> {
             }
         }
         "rdma" => return Ok(MigrationAddress::Rdma(host_and_port(rest)?)),
+        "exec" if rest.trim().is_empty() => return Err(bad("the command is missing")),
         "exec" => {
             // As QEMU does: the whole command goes to the shell.
             let args = ["/bin/sh", "-c", rest].map(str::to_owned).to_vec();

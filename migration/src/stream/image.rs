@@ -172,6 +172,26 @@ impl StateImage {
         self.sections[*self.index.get(name)?.get(&instance)?].as_ref()
     }
 
+    /// Puts back a section that was taken out, maybe changed. One that was never there is not put.
+    pub fn put_back(&mut self, section: SectionData) {
+        let instances = self.index.get(&section.name);
+        if let Some(position) = instances.and_then(|all| all.get(&section.instance)) {
+            self.sections[*position] = Some(section);
+        }
+    }
+
+    /// Takes out a section and checks its version against what its owner `accepts`.
+    pub fn take_checked(
+        &mut self,
+        device_path: &str,
+        accepts: &Section,
+        instance: u32,
+    ) -> Result<SectionData, StreamError> {
+        let section = self.take(&super::section_name(device_path, &accepts.name), instance)?;
+        section.check_version(&(accepts.minimum_version..=accepts.version))?;
+        Ok(section)
+    }
+
     /// The sections still there, in the order of the stream.
     pub fn sections(&self) -> impl Iterator<Item = &SectionData> {
         self.sections.iter().flatten()

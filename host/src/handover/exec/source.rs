@@ -207,7 +207,7 @@ impl Keeper for Executor {
         Ok(())
     }
 
-    fn finish(&mut self) -> Result<(), HostError> {
+    fn finish(&mut self, _: Cancel<'_>) -> Result<(), HostError> {
         fault::point("exec-finish")?;
         let opened = self.opened.as_ref().ok_or("Nothing was opened")?;
         let state = self.state.as_ref().ok_or("There is no state")?;

@@ -6,12 +6,12 @@ use baton_migration::claim::{ClaimWatch, Moment, TargetClaim};
 use baton_migration::fingerprint::MachineFingerprint;
 use baton_migration::settings::Capability;
 use baton_migration::stream::StateImage;
-use baton_migration::{HostError, fault};
+use baton_migration::{HostError, Mode, fault};
 
 use super::super::target::Target;
 use crate::cli::Options;
 use crate::exec::{Guard, Inherited, Purpose};
-use crate::machine::Machine;
+use crate::machine::{Machine, Origin};
 use crate::monitor::Kept;
 use crate::plugin::Registry;
 use crate::vm::Vm;
@@ -22,7 +22,12 @@ pub fn rehearse(options: &Options, inherited: &Inherited) -> Result<(), HostErro
     let registry = Registry::load(&options.plugins)?;
     let (events, _inbox) = std::sync::mpsc::channel();
     let fds = Arc::new(inherited.table()?);
-    let machine = Machine::build(options, &registry, Some(&fds), &events)?;
+    let machine = Machine::build(
+        options,
+        &registry,
+        Origin::HandedOver(Mode::CprExec, &fds),
+        &events,
+    )?;
     fds.all_claimed()?;
     drop(machine);
     Ok(())
@@ -78,7 +83,12 @@ impl Succession {
         compare(&vm.options, &handoff.fingerprint)?;
         self.fault("build")?;
         let fds = Arc::new(inherited.table()?);
-        let machine = Machine::build(&vm.options, &vm.registry, Some(&fds), &vm.requests)?;
+        let machine = Machine::build(
+            &vm.options,
+            &vm.registry,
+            Origin::HandedOver(Mode::CprExec, &fds),
+            &vm.requests,
+        )?;
         fds.all_claimed()?;
         let mut target = Target::with(Arc::clone(vm), machine);
         watch.stamp(Moment::Received);

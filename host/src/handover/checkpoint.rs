@@ -1,0 +1,121 @@
+//! cpr-reboot, the side the guest leaves: it is kept until it is loaded.
+
+use std::sync::Arc;
+
+use baton_migration::address::{MigrationAddress, MigrationChannel, main_address};
+use baton_migration::checkpoint::{
+    Checkpoint, CheckpointHost, CheckpointOptions, CheckpointOutcome, Keeper, Place, RamSource,
+    keeper,
+};
+use baton_migration::settings::Capability;
+use baton_migration::{HostError, Mode};
+
+use super::source::Source;
+use super::{producer, resolve_fd};
+use crate::machine::Machine;
+use crate::memory::{self, Ram, Stopped};
+use crate::vm::Vm;
+
+/// A checkpoint that has begun.
+struct Begun {
+    checkpoint: Checkpoint,
+    host: Source,
+    keeper: Box<dyn Keeper + Send>,
+}
+
+/// The QMP command `migrate` in mode cpr-reboot. Returns once the place is open; the rest goes on in
+/// a thread of its own.
+pub(super) fn migrate(
+    vm: &Arc<Vm>,
+    uri: Option<&str>,
+    channels: Option<&[MigrationChannel]>,
+) -> Result<(), HostError> {
+    let address = main_address(uri, channels)?;
+    let begun = begin(vm, &address)?;
+    let thread = std::thread::Builder::new().name("migration".into());
+    let spawned = thread.spawn(move || {
+        begun.run();
+    });
+    spawned
+        .map(|_| ())
+        .map_err(|e| format!("Cannot start a thread: {e}").into())
+}
+
+/// The QMP command `cpr-save`: the same, and waits for the end.
+pub fn save(vm: &Arc<Vm>, filename: &str) -> Result<(), HostError> {
+    super::may_begin(vm, |_| Ok(()))?;
+    let address = MigrationAddress::File {
+        filename: filename.to_owned(),
+        offset: 0,
+    };
+    let begun = begin(vm, &address).inspect_err(|_| vm.state().migrating = false)?;
+    match begun.run() {
+        CheckpointOutcome::Completed => Ok(()),
+        CheckpointOutcome::Cancelled => Err("The save was cancelled; the guest goes on".into()),
+        CheckpointOutcome::Failed { reason } => {
+            Err(format!("{reason}; the guest goes on here").into())
+        }
+    }
+}
+
+fn begin(vm: &Arc<Vm>, address: &MigrationAddress) -> Result<Begun, HostError> {
+    let mode = Mode::CprReboot;
+    let place = Place::of(address, &resolve_fd)?;
+    let mut keeper = keeper(place, mode)?;
+    let mut host = Source::new(Arc::clone(vm), mode);
+    host.kept_in = Some(address.to_string());
+    let options = CheckpointOptions {
+        mode,
+        producer: producer(),
+        tracker: Arc::clone(&vm.tracker),
+        blockers: &vm.blockers,
+    };
+    let checkpoint = Checkpoint::begin(options, &mut host, &mut *keeper)?;
+    Ok(Begun {
+        checkpoint,
+        host,
+        keeper,
+    })
+}
+
+impl Begun {
+    fn run(mut self) -> CheckpointOutcome {
+        let outcome = self.checkpoint.run(&mut self.host, &mut *self.keeper);
+        tracing::info!("the checkpoint has ended: {outcome:?}");
+        outcome
+    }
+}
+
+impl CheckpointHost for Source {
+    fn prepare(&mut self) -> Result<(), HostError> {
+        memory::warm_program();
+        self.machine(Machine::disk_files)??.write_back()?;
+        let ram = self.machine(|machine| Arc::clone(machine.ram()))?;
+        match stays_in_place(self.vm(), &ram) {
+            true => ram.write_back(),
+            false => Ok(()),
+        }
+    }
+
+    fn ram(&mut self) -> Result<Option<Arc<dyn RamSource>>, HostError> {
+        // What the guest was told is on its disks must be there for whoever loads it.
+        self.machine(Machine::disk_files)??.write_back()?;
+        let ram = self.machine(|machine| Arc::clone(machine.ram()))?;
+        if stays_in_place(self.vm(), &ram) {
+            ram.write_back()?;
+            return Ok(None);
+        }
+        Ok(Some(Arc::new(Stopped(ram))))
+    }
+}
+
+/// Whether RAM is left in the file behind it.
+fn stays_in_place(vm: &Vm, ram: &Ram) -> bool {
+    let wanted = vm
+        .state()
+        .settings
+        .capabilities
+        .contains(Capability::XIgnoreShared);
+    let file = memory::lasting_file(&vm.options.memory);
+    wanted && file.is_some_and(|path| ram.stays_in(path))
+}

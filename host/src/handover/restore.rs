@@ -1,0 +1,226 @@
+//! cpr-reboot, the side the guest comes to: from where it was kept.
+
+use std::sync::Arc;
+
+use baton_migration::address::{MigrationAddress, MigrationChannel, main_address};
+use baton_migration::checkpoint::{
+    Cancel, Kept, Place, RamLayout, RestoreHost, RestoreOutcome, restore,
+};
+use baton_migration::fingerprint::MachineFingerprint;
+use baton_migration::stream::StateImage;
+use baton_migration::{Blocker, HostError, Mode};
+
+use super::resolve_fd;
+use super::target::ran_in_source;
+use crate::blockers::check_only_migratable;
+use crate::machine::events::MachineEvent;
+use crate::machine::{Machine, Origin};
+use crate::memory::{self, Contents};
+use crate::runstate::RunState;
+use crate::vm::Vm;
+
+/// The blocker of a guest whose memory is mapped from the file it was kept in.
+const MAPPED: &str = "memory-mapped-from-state";
+
+/// The VM as the one a kept guest is loaded into.
+struct Restore {
+    vm: Arc<Vm>,
+    machine: Option<Machine>,
+    /// Whether the guest ran when it was kept.
+    ran: bool,
+    /// Whether it runs here if it did, whatever `-S` says.
+    at_once: bool,
+    /// Whether its memory is mapped from the file.
+    mapped: bool,
+}
+
+/// Loads what an address names, in a thread of its own. If the guest does not come the process is
+/// asked to end, unless the operator wanted otherwise.
+pub fn begin(
+    vm: &Arc<Vm>,
+    address: &MigrationAddress,
+    exit_on_error: bool,
+) -> Result<(), HostError> {
+    let place = Place::of(address, &resolve_fd)?;
+    take(vm)?;
+    let for_thread = Arc::clone(vm);
+    let spawned = std::thread::Builder::new()
+        .name("incoming".into())
+        .spawn(move || {
+            let vm = for_thread;
+            if let Err(reason) = load(&vm, place, false)
+                && exit_on_error
+            {
+                // The main thread lives until it hears this.
+                let _ = vm.requests.send(MachineEvent::Abandoned(reason));
+            }
+        });
+    spawned.map(|_| ()).map_err(|e| {
+        vm.state().migrating = false;
+        format!("Cannot start a thread: {e}").into()
+    })
+}
+
+/// The QMP command `migrate-incoming` without a cpr channel.
+pub(super) fn incoming(
+    vm: &Arc<Vm>,
+    uri: Option<&str>,
+    channels: Option<&[MigrationChannel]>,
+    exit_on_error: bool,
+) -> Result<(), HostError> {
+    begin(vm, &main_address(uri, channels)?, exit_on_error)
+}
+
+/// The QMP command `cpr-load`: loads and waits for the end. A machine that was never started makes
+/// way.
+pub fn load_file(vm: &Arc<Vm>, filename: &str) -> Result<(), HostError> {
+    let place = Place::File {
+        path: filename.into(),
+        offset: 0,
+    };
+    match vm.state().runstate {
+        RunState::InMigrate => {}
+        RunState::Running => return Err("cpr-load called for a running VM".into()),
+        other => {
+            return Err(format!(
+                "cpr-load loads into a process that waits for a guest, and this one is '{}'; start \
+                 Baton with -incoming defer",
+                other.as_str()
+            )
+            .into());
+        }
+    }
+    take(vm)?;
+    load(vm, place, true).map_err(HostError::from)
+}
+
+/// Refuses a second guest, and one that comes otherwise.
+fn take(vm: &Vm) -> Result<(), HostError> {
+    let mut state = vm.state();
+    if state.runstate != RunState::InMigrate || state.migrating || state.deferred.is_some() {
+        return Err("The incoming migration has already been started".into());
+    }
+    state.migrating = true;
+    Ok(())
+}
+
+fn load(vm: &Arc<Vm>, place: Place, at_once: bool) -> Result<(), String> {
+    let mut host = Restore {
+        vm: Arc::clone(vm),
+        machine: None,
+        ran: false,
+        at_once,
+        mapped: false,
+    };
+    match restore(place, &vm.tracker, &mut host) {
+        Ok(RestoreOutcome::Restored) => Ok(()),
+        Ok(RestoreOutcome::Cancelled) => Err("The load was cancelled".to_owned()),
+        Ok(RestoreOutcome::Failed { reason }) => {
+            tracing::error!("the guest did not come: {reason}");
+            Err(reason)
+        }
+        Err(e) => {
+            vm.state().migrating = false;
+            Err(e.to_string())
+        }
+    }
+}
+
+impl Restore {
+    fn built(&self) -> Result<&Machine, HostError> {
+        self.machine
+            .as_ref()
+            .ok_or_else(|| "The machine is not built".into())
+    }
+}
+
+impl RestoreHost for Restore {
+    fn fingerprint(&mut self) -> Result<MachineFingerprint, HostError> {
+        Machine::expected_fingerprint(&self.vm.options)
+    }
+
+    fn build(&mut self, kept: &mut Kept, cancel: Cancel<'_>) -> Result<(), HostError> {
+        let vm = Arc::clone(&self.vm);
+        let header = *kept.header();
+        if header.mode != Mode::CprReboot {
+            return Err(format!(
+                "'{}' was kept by {} and not by cpr-reboot",
+                kept.name(),
+                header.mode
+            )
+            .into());
+        }
+        let mapped = match memory::wants_mapping(&vm.options.memory) {
+            true => kept.mappable()?,
+            false => None,
+        };
+        let contents = match (header.ram, mapped) {
+            (RamLayout::InPlace, _) => Contents::InPlace,
+            (_, Some(kept)) => Contents::Mapped(kept),
+            _ => Contents::New,
+        };
+        let copied = matches!(contents, Contents::New);
+        self.mapped = matches!(contents, Contents::Mapped(_));
+        let origin = Origin::Kept(contents);
+        let machine = Machine::build(&vm.options, &vm.registry, origin, &vm.requests)?;
+        check_only_migratable(&vm, Some(&machine))?;
+        if copied {
+            machine.ram().clear()?;
+            kept.copy_ram(&**machine.ram(), cancel)?;
+        }
+        self.machine = Some(machine);
+        Ok(())
+    }
+
+    fn load(&mut self, state: &mut StateImage) -> Result<(), HostError> {
+        let machine = self.built()?;
+        machine.adapt_clocks(state)?;
+        let global = machine.load(state)?;
+        state.all_taken()?;
+        self.ran = ran_in_source(&global)?;
+        Ok(())
+    }
+
+    fn start(&mut self) -> Result<(), HostError> {
+        let vm = Arc::clone(&self.vm);
+        let mut state = vm.state();
+        let machine = self.machine.take().ok_or("The machine is not built")?;
+        if self.mapped {
+            let added = vm.blockers.add("", mapped_blocker());
+            added.map_err(|e| e.to_string())?;
+        }
+        state.machine = Some(machine);
+        state.runstate = RunState::Paused;
+        if self.ran && (self.at_once || state.autostart) {
+            let started = vm.run(&mut state);
+            if started.is_err() {
+                state.runstate = RunState::InMigrate;
+                self.machine = state.machine.take();
+            }
+            started?;
+        }
+        // Clients are told next: whatever they want then is not too early.
+        state.migrating = false;
+        Ok(())
+    }
+
+    fn abandon(&mut self) {
+        self.machine = None;
+        self.vm.state().migrating = false;
+        self.vm.blockers.remove("", MAPPED);
+    }
+}
+
+fn mapped_blocker() -> Blocker {
+    Blocker {
+        id: MAPPED.into(),
+        reason: "memory was restored by private mapping of the file it was kept in, and no other \
+                 process can share it"
+            .into(),
+        remedy:
+            "Save it with cpr-reboot and load it with a memory-backend-file,share=on, or start \
+                 the guest anew"
+                .into(),
+        modes: vec![Mode::CprTransfer, Mode::CprExec],
+    }
+}
