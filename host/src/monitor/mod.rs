@@ -16,6 +16,8 @@ mod stream;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
+mod tests_description;
+#[cfg(test)]
 mod tests_keep;
 
 pub use command::Command;
