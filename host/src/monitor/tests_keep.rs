@@ -200,7 +200,7 @@ fn a_client_that_does_not_read_holds_nothing_up_and_gets_whole_lines() {
         assert!(begun.elapsed() < DEADLINE);
         let (description, fds) = kept.into_parts();
         let size = rmp_serde::to_vec_named(&description).unwrap().len();
-        assert!(size < 2 * events::BEHIND_BYTES, "{size} bytes");
+        assert!(size < (BEHIND + 2) * (text.len() + 256), "{size} bytes");
         program.fake = Fake::new();
         program.attach(Kept::from_parts(description, fds).unwrap());
     }
@@ -281,6 +281,31 @@ fn who_connects_in_between_is_served_and_so_is_who_comes_later() {
     BufReader::new(gap).read_line(&mut greeting).unwrap();
     assert!(greeting.contains("QMP"), "{greeting}");
     program.ready();
+}
+
+#[test]
+fn who_leaves_in_between_is_let_go() {
+    let mut program = Program::new("leaves");
+    let (mut stays, leaves) = (program.ready(), program.ready());
+    let also_leaves = program.ready();
+    program.fake.events.emit("STOP", None);
+    drop(leaves);
+    let kept = program.detach();
+    drop(also_leaves);
+    program.attach_in_next(kept);
+    assert_eq!(stays.read()["event"], "STOP");
+    // Those that have gone are soon not among the kept.
+    let begun = Instant::now();
+    loop {
+        let kept = program.detach();
+        if format!("{kept:?}").contains("clients: 1,") {
+            program.attach(kept);
+            break;
+        }
+        assert!(begun.elapsed() < DEADLINE, "{kept:?}");
+        program.attach(kept);
+        stays.ask(&json!({"execute": "query-kvm"}));
+    }
 }
 
 #[test]
