@@ -29,17 +29,17 @@ fn pair() -> OwnedFd {
     UnixStream::pair().unwrap().0.into()
 }
 
-fn client(stream: Value) -> Value {
+fn client(stream: &Value) -> Value {
     json!({ "clients": [{ "stream": stream, "negotiated": true }] })
 }
 
 #[test]
 fn descriptors_must_be_there_and_each_is_taken_once() {
-    let unix = |fd: u64| client(json!({ "unix": { "fd": fd } }));
+    let unix = |fd: u64| client(&json!({ "unix": { "fd": fd } }));
     refused(unix(0), vec![], "it names descriptor 0 of 0");
     refused(unix(u64::MAX), vec![pair()], "of 1");
     refused(json!({}), vec![pair()], "descriptor 0 belongs to nothing");
-    let twice = client(json!({ "standard": { "input": 0, "output": 0 } }));
+    let twice = client(&json!({ "standard": { "input": 0, "output": 0 } }));
     refused(twice, vec![pair()], "it names descriptor 0 twice");
     // One without names, as a pair's, is a connected socket as well.
     taken(unix(0), vec![pair()]).unwrap();
@@ -61,8 +61,8 @@ fn descriptors_must_be_what_they_are_said_to_be() {
             .into()
     };
     let file = || std::fs::File::open("/dev/null").unwrap().into();
-    let unix = || client(json!({ "unix": { "fd": 0 } }));
-    let tcp = || client(json!({ "tcp": { "fd": 0 } }));
+    let unix = || client(&json!({ "unix": { "fd": 0 } }));
+    let tcp = || client(&json!({ "tcp": { "fd": 0 } }));
     let bytes = name.as_os_str().as_encoded_bytes();
     let on_unix = || json!({ "listeners": [{ "unix": { "fd": 0, "path": bytes } }] });
     let on_tcp = || json!({ "listeners": [{ "tcp": { "fd": 0, "host": "", "port": 1 } }] });
@@ -145,7 +145,7 @@ fn no_file_can_be_removed_but_the_listeners_own_socket() {
 #[test]
 fn what_is_more_than_a_monitor_keeps_is_refused() {
     let with = |member: &str, value: Value| {
-        let mut description = client(json!({ "unix": { "fd": 0 } }));
+        let mut description = client(&json!({ "unix": { "fd": 0 } }));
         description["clients"][0][member] = value;
         description
     };
@@ -187,7 +187,7 @@ fn descriptions_of_other_versions_are_read_or_refused() {
     });
     taken(later, vec![pair()]).unwrap();
     refused(
-        client(json!({ "vsock": { "fd": 0 } })),
+        client(&json!({ "vsock": { "fd": 0 } })),
         vec![pair()],
         "vsock",
     );
