@@ -35,12 +35,13 @@ pub fn of_options(options: &Options) -> Vec<Blocker> {
 
 /// What blocks `mode` now.
 pub fn of_machine(vm: &Vm, machine: &Machine, mode: Mode) -> Vec<OwnedBlocker> {
+    vm.blockers.collect(mode, of_devices(machine, mode))
+}
+
+fn of_devices(machine: &Machine, mode: Mode) -> impl Iterator<Item = OwnedBlocker> {
     let failures = machine.failures();
     let devices = machine.devices().iter();
-    vm.blockers.collect(
-        mode,
-        devices.flat_map(|device| device.blockers(mode, failures)),
-    )
+    devices.flat_map(move |device| device.blockers(mode, failures))
 }
 
 /// The answer of `query-migratable`: for one mode, or for each.
@@ -70,15 +71,23 @@ fn blocker_row(OwnedBlocker { owner, blocker }: &OwnedBlocker) -> Value {
 
 /// Refuses a machine that one of the modes of `-only-migratable` cannot move, with every reason.
 /// Before there is a machine only the VM's own reasons are known.
-pub fn check_only_migratable(vm: &Vm, machine: Option<&Machine>) -> Result<(), HostError> {
+pub fn check_only_migratable(
+    options: &Options,
+    machine: Option<&Machine>,
+) -> Result<(), HostError> {
+    let own: Vec<_> = of_options(options)
+        .into_iter()
+        .map(|blocker| OwnedBlocker {
+            owner: String::new(),
+            blocker,
+        })
+        .collect();
     // Each blocker once, with the modes it blocks.
     let mut found: Vec<(OwnedBlocker, Vec<Mode>)> = Vec::new();
-    for &mode in &vm.options.only_migratable {
-        let blockers = match machine {
-            Some(machine) => of_machine(vm, machine, mode),
-            None => vm.blockers.collect(mode, []),
-        };
-        for blocker in blockers {
+    for &mode in &options.only_migratable {
+        let own = own.iter().filter(|own| own.blocker.modes.contains(&mode));
+        let devices = machine.into_iter().flat_map(|all| of_devices(all, mode));
+        for blocker in own.cloned().chain(devices) {
             let same = |(other, _): &&mut (OwnedBlocker, Vec<Mode>)| {
                 other.owner == blocker.owner && other.blocker.id == blocker.blocker.id
             };

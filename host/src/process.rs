@@ -182,11 +182,9 @@ fn wait_for_source(vm: &Arc<Vm>) -> Result<Option<TargetHandover>, HostError> {
     let Some(incoming) = &vm.options.incoming else {
         return Ok(None);
     };
+    check_only_migratable(&vm.options, None)?;
     match (&incoming.cpr, &incoming.main) {
-        (Some(cpr), _) => {
-            check_only_migratable(vm, None)?;
-            handover::receive(vm, cpr).map(Some)
-        }
+        (Some(cpr), _) => handover::receive(vm, cpr).map(Some),
         (
             None,
             Some(MigrationAddress::Socket(

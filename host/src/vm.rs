@@ -146,7 +146,7 @@ impl Vm {
     pub fn power_on(&self) -> Result<(), HostError> {
         let mut machine =
             Machine::build(&self.options, &self.registry, Origin::Fresh, &self.requests)?;
-        blockers::check_only_migratable(self, Some(&machine))?;
+        blockers::check_only_migratable(&self.options, Some(&machine))?;
         machine.boot()?;
         self.state().machine = Some(machine);
         Ok(())

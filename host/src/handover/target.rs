@@ -123,7 +123,7 @@ impl TargetHost for Target {
             &vm.requests,
         )?;
         machine.rehearse(preview.header())?;
-        check_only_migratable(vm, Some(&machine))?;
+        check_only_migratable(&vm.options, Some(&machine))?;
         machine.warm_up(preview)?;
         machine.warm_ram();
         crate::memory::warm_program();

@@ -9,6 +9,7 @@ use baton_migration::stream::StateImage;
 use baton_migration::{HostError, Mode, fault};
 
 use super::super::target::Target;
+use crate::blockers::check_only_migratable;
 use crate::cli::Options;
 use crate::exec::{Guard, Inherited, Purpose};
 use crate::machine::{Machine, Origin};
@@ -29,6 +30,7 @@ pub fn rehearse(options: &Options, inherited: &Inherited) -> Result<(), HostErro
         &events,
     )?;
     fds.all_claimed()?;
+    check_only_migratable(options, Some(&machine))?;
     drop(machine);
     Ok(())
 }
