@@ -117,3 +117,30 @@ fn cancelling_nothing_does_nothing_and_is_not_remembered() {
     tracker.begin().unwrap();
     assert!(!wants_cancel(&tracker));
 }
+
+#[test]
+fn the_end_of_a_pause_is_news_once_and_hides_no_cancellation() {
+    use MigrationStatus::*;
+    for cancelled in [false, true] {
+        let (tracker, _) = tracker();
+        tracker.begin().unwrap();
+        tracker.advance(Active).unwrap();
+        assert_eq!(tracker.proceed(), Err(NotPaused(Active)));
+        tracker.advance(PreSwitchover).unwrap();
+        assert!(!wants_cancel(&tracker) && !tracker.may_proceed());
+        tracker.proceed().unwrap();
+        assert!(wants_cancel(&tracker) && !tracker.cancelled());
+        if cancelled {
+            tracker.cancel();
+        }
+        assert!(tracker.may_proceed());
+        assert_eq!(wants_cancel(&tracker), cancelled);
+        // Said late, it does not end anything else.
+        tracker.proceed().unwrap();
+        assert_eq!(wants_cancel(&tracker), cancelled);
+        // Nor does it end the next pause.
+        tracker.advance(Failed).unwrap();
+        tracker.begin().unwrap();
+        assert!(!tracker.may_proceed() && !wants_cancel(&tracker));
+    }
+}
