@@ -154,7 +154,6 @@ fn run_guest(options: Options, succession: &mut Option<Succession>) -> Result<()
             take_guest(&vm, handover, main)?;
         }
     } else if let Some(incoming) = &vm.options.incoming {
-        check_only_migratable(&vm, None)?;
         start_monitors(&vm)?;
         SERVING.store(true, Ordering::SeqCst);
         if let Some(main) = &incoming.main {

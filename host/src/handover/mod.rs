@@ -45,10 +45,11 @@ pub fn migrate(
     let mode = may_begin(vm, |state| {
         let mode = state.settings.parameters.mode;
         // Without an address, cpr-exec keeps the state in memory.
-        if mode != Mode::CprExec || uri.is_some() || channels.is_some() {
-            let main = main_address(uri, channels)?;
-            state.settings.check_migration(&main)?;
-        }
+        let main = match (mode, uri, channels) {
+            (Mode::CprExec, None, None) => None,
+            _ => Some(main_address(uri, channels)?),
+        };
+        state.settings.check_migration(main.as_ref())?;
         Ok(mode)
     })?;
     let begun = match mode {

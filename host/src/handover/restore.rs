@@ -163,7 +163,7 @@ impl RestoreHost for Restore {
         self.mapped = matches!(contents, Contents::Mapped(_));
         let origin = Origin::Kept(contents);
         let machine = Machine::build(&vm.options, &vm.registry, origin, &vm.requests)?;
-        check_only_migratable(&vm, Some(&machine))?;
+        check_only_migratable(&vm.options, Some(&machine))?;
         if copied {
             machine.ram().clear()?;
             kept.copy_ram(&**machine.ram(), cancel)?;

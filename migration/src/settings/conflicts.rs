@@ -105,19 +105,22 @@ impl Capability {
 }
 
 impl Settings {
-    /// Refuses a migration to `main` that these settings do not fit, with QEMU's texts.
-    pub fn check_migration(&self, main: &MigrationAddress) -> Result<(), String> {
+    /// Refuses a migration that these settings do not fit, with QEMU's texts: to `main`, or with the
+    /// state in memory if there is no address.
+    pub fn check_migration(&self, main: Option<&MigrationAddress>) -> Result<(), String> {
         let on = |capability| self.capabilities.contains(capability);
         let mode = self.parameters.mode;
-        let to_file = matches!(main, MigrationAddress::File { .. });
-        if on(Capability::MappedRam) && !to_file {
-            return Err("Migration requires seekable transport (e.g. file)".to_owned());
-        }
-        if on(Capability::Multifd) && !several_channels(main, on(Capability::MappedRam)) {
-            return Err("Migration requires multi-channel URIs (e.g. tcp)".to_owned());
-        }
-        if mode == Mode::CprTransfer && to_file {
-            return Err(AddressError::NotStreamable.to_string());
+        if let Some(main) = main {
+            let to_file = matches!(main, MigrationAddress::File { .. });
+            if on(Capability::MappedRam) && !to_file {
+                return Err("Migration requires seekable transport (e.g. file)".to_owned());
+            }
+            if on(Capability::Multifd) && !several_channels(main, on(Capability::MappedRam)) {
+                return Err("Migration requires multi-channel URIs (e.g. tcp)".to_owned());
+            }
+            if mode == Mode::CprTransfer && to_file {
+                return Err(AddressError::NotStreamable.to_string());
+            }
         }
         for (capability, name) in [
             (Capability::PostcopyRam, "postcopy"),

@@ -137,7 +137,7 @@ fn a_migration_that_the_settings_do_not_fit_is_refused_in_qemus_words() {
             "cpr-exec mode requires setting cpr-exec-command",
         ),
     ] {
-        let refusal = settings(mode, on).check_migration(&uri(to)).unwrap_err();
+        let refusal = settings(mode, on).check_migration(Some(&uri(to))).unwrap_err();
         assert_eq!(refusal, text);
     }
 }
@@ -156,9 +156,16 @@ fn a_migration_that_they_fit_is_not() {
         (Mode::CprReboot, &[], "exec:cat"),
         (Mode::Normal, &[Multifd], "tcp:host:1"),
     ] {
-        assert_eq!(settings(mode, on).check_migration(&uri(to)), Ok(()));
+        assert_eq!(settings(mode, on).check_migration(Some(&uri(to))), Ok(()));
     }
     let mut exec = settings(Mode::CprExec, &[]);
+    assert!(exec.check_migration(None).is_err());
     exec.parameters.cpr_exec_command = vec!["baton".into()];
-    assert_eq!(exec.check_migration(&uri("file:a")), Ok(()));
+    assert_eq!(exec.check_migration(Some(&uri("file:a"))), Ok(()));
+    assert_eq!(exec.check_migration(None), Ok(()));
+    exec.capabilities.set(PostcopyRam, true);
+    assert_eq!(
+        exec.check_migration(None).unwrap_err(),
+        "Cannot use postcopy with CPR"
+    );
 }

@@ -50,13 +50,11 @@ pub fn migrate(vm: &Arc<Vm>) -> Result<(), HostError> {
         blockers: &vm.blockers,
     };
     let checkpoint = Checkpoint::begin(options, &mut host, &mut keeper)?;
-    let vm = Arc::clone(vm);
     std::thread::Builder::new()
         .name("migration".into())
         .spawn(move || {
             let outcome = checkpoint.run(&mut host, &mut keeper);
             tracing::info!("the migration has ended: {outcome:?}");
-            vm.state().migrating = false;
         })
         .map(|_| ())
         .map_err(|e| format!("Cannot start a thread: {e}").into())
