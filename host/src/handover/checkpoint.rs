@@ -11,7 +11,7 @@ use baton_migration::settings::Capability;
 use baton_migration::{HostError, Mode};
 
 use super::source::Source;
-use super::{producer, resolve_fd};
+use super::{pauses, producer, resolve_fd};
 use crate::machine::Machine;
 use crate::memory::{self, Ram, Stopped};
 use crate::vm::Vm;
@@ -69,6 +69,7 @@ fn begin(vm: &Arc<Vm>, address: &MigrationAddress) -> Result<Begun, HostError> {
         producer: producer(),
         tracker: Arc::clone(&vm.tracker),
         blockers: &vm.blockers,
+        pause: pauses(vm),
     };
     let checkpoint = Checkpoint::begin(options, &mut host, &mut *keeper)?;
     Ok(Begun {

@@ -1,16 +1,20 @@
 //! Keeping the state: the order of events.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Instant;
 
+use nix::poll::PollFlags;
+
 use super::{Cancel, CheckpointError, CheckpointHost, Keeper};
 use crate::blockers::{Blockers, Frozen};
+use crate::channel::{Deadline, wait};
 use crate::claim::{Blackout, Reclaimed};
 use crate::fingerprint::MachineFingerprint;
 use crate::handover::{advance, tell};
 use crate::status::{MigrationInProgress, MigrationStatus, Tracker};
 use crate::stream::{Header, SectionWriter};
-use crate::{HostError, MigrationEvent, Mode, error_chain};
+use crate::{HostError, MigrationEvent, Mode, error_chain, fault};
 
 /// What `migrate` was asked to do, and with what.
 pub struct CheckpointOptions<'a> {
@@ -22,6 +26,8 @@ pub struct CheckpointOptions<'a> {
     pub tracker: Arc<Tracker>,
     /// What the machine itself knows to block; it takes no additions meanwhile.
     pub blockers: &'a Blockers,
+    /// Whether the operator says when the guest is stopped, once all is prepared.
+    pub pause: bool,
 }
 
 /// How it ended. The host was told already.
@@ -44,6 +50,7 @@ pub struct Checkpoint {
     producer: String,
     fingerprint: MachineFingerprint,
     tracker: Arc<Tracker>,
+    pause: bool,
     _frozen: Frozen,
 }
 
@@ -72,6 +79,7 @@ impl Checkpoint {
             producer,
             tracker,
             blockers,
+            pause,
         } = options;
         if tracker.status().in_progress() {
             return Err(MigrationInProgress.into());
@@ -88,6 +96,7 @@ impl Checkpoint {
                 producer,
                 fingerprint: host.fingerprint(),
                 tracker,
+                pause,
                 _frozen: frozen,
             }),
             Err(error) => {
@@ -108,8 +117,18 @@ impl Checkpoint {
         keeper: &mut (impl Keeper + ?Sized),
     ) -> CheckpointOutcome {
         let mut stopped = false;
-        match self.keep(host, keeper, &mut stopped) {
+        // The guest must go on even after a mistake of ours.
+        let kept = catch_unwind(AssertUnwindSafe(|| {
+            self.keep(&mut *host, &mut *keeper, &mut stopped)
+        }));
+        let kept = kept.unwrap_or_else(|_| {
+            let reason = "a mistake in Baton ended it; the log says more".to_owned();
+            Err(Stop::Failed(reason))
+        });
+        match kept {
             Ok(blackout) => {
+                // An error here is too late to be one.
+                let _ = fault::point("checkpoint-kept");
                 self.tracker.note_blackout(Some(blackout));
                 tell(host, MigrationEvent::Done);
                 host.postmigrate();
@@ -126,9 +145,13 @@ impl Checkpoint {
         keeper: &mut (impl Keeper + ?Sized),
         stopped: &mut bool,
     ) -> Result<Blackout, Stop> {
+        fault::point("checkpoint-prepare")?;
         host.prepare()?;
         self.go_ahead()?;
         advance(&self.tracker, MigrationStatus::Active);
+        if self.pause {
+            self.await_operator()?;
+        }
         let header = Header {
             producer: self.producer.clone(),
             fingerprint: self.fingerprint.clone(),
@@ -137,9 +160,11 @@ impl Checkpoint {
         let began = Instant::now();
         // An error may leave the machine half stopped.
         *stopped = true;
+        fault::point("checkpoint-stop")?;
         host.stop_and_quiesce()?;
         let quiesced = Instant::now();
         self.go_ahead()?;
+        fault::point("checkpoint-save")?;
         let mut state = Vec::new();
         let mut writer = SectionWriter::new(&mut state, &header).map_err(HostError::from)?;
         host.save(&mut writer)?;
@@ -150,9 +175,11 @@ impl Checkpoint {
         // RAM is let go of before the host is told to drop it.
         let ram = host.ram()?;
         let cancel = Cancel::of(&self.tracker);
+        fault::point("checkpoint-write")?;
         keeper.write(&state, ram.as_deref(), cancel)?;
         drop(ram);
         self.go_ahead()?;
+        fault::point("checkpoint-finish")?;
         keeper.finish(cancel)?;
         let us = |from: Instant, to: Instant| {
             u64::try_from(to.duration_since(from).as_micros()).unwrap_or(u64::MAX)
@@ -165,6 +192,19 @@ impl Checkpoint {
             transfer_us: us(saved, kept),
             ..Blackout::default()
         })
+    }
+
+    /// Waits for the word to go on, or to stop.
+    fn await_operator(&self) -> Result<(), Stop> {
+        advance(&self.tracker, MigrationStatus::PreSwitchover);
+        loop {
+            self.go_ahead()?;
+            if self.tracker.may_proceed() {
+                return Ok(());
+            }
+            let said = [Some((self.tracker.cancel_fd(), PollFlags::POLLIN))];
+            wait(said, Deadline::never()).map_err(HostError::from)?;
+        }
     }
 
     /// Stops if an operator wants it.

@@ -17,8 +17,8 @@ use baton_migration::{HostError, MigrationEvent, Mode, fault};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use serde_bytes::ByteBuf;
 
-use super::super::producer;
 use super::super::source::Source;
+use super::super::{pauses, producer};
 use crate::control::serve_monitors;
 use crate::exec::{self, Handoff, Holder, Monitors, OldProgram, Program};
 use crate::monitor::{Kept, KeptDescription, Monitor};
@@ -48,6 +48,7 @@ pub fn migrate(vm: &Arc<Vm>) -> Result<(), HostError> {
         producer: producer(),
         tracker: Arc::clone(&vm.tracker),
         blockers: &vm.blockers,
+        pause: pauses(vm),
     };
     let checkpoint = Checkpoint::begin(options, &mut host, &mut keeper)?;
     std::thread::Builder::new()

@@ -62,6 +62,8 @@ pub(in crate::checkpoint) enum Trouble {
     Cancel,
     /// An operator cancels, and the step fails of it.
     CancelAndFail,
+    /// A mistake of ours.
+    Panic,
 }
 
 /// What all fakes of one test share.
@@ -73,6 +75,7 @@ pub(in crate::checkpoint) struct Stage {
     /// Everything that happened, in order.
     pub(in crate::checkpoint) journal: Arc<Mutex<Vec<String>>>,
     pub(in crate::checkpoint) blockers: Blockers,
+    pub(in crate::checkpoint) pause: bool,
 }
 
 impl Stage {
@@ -86,6 +89,7 @@ impl Stage {
             statuses,
             journal: Arc::default(),
             blockers: Blockers::new(),
+            pause: false,
         }
     }
 
@@ -95,6 +99,7 @@ impl Stage {
             producer: "test".into(),
             tracker: Arc::clone(&self.tracker),
             blockers: &self.blockers,
+            pause: self.pause,
         }
     }
 
@@ -111,11 +116,13 @@ impl Stage {
         let failure = || Err(format!("{step:?} went wrong").into());
         match self.plan {
             Some((at, trouble)) if at == step => {
-                if trouble != Trouble::Fail {
+                if matches!(trouble, Trouble::Cancel | Trouble::CancelAndFail) {
                     self.tracker.cancel();
                 }
                 match trouble {
                     Trouble::Cancel => Ok(()),
+                    // Without the panic's message in the test's output.
+                    Trouble::Panic => std::panic::resume_unwind(Box::new(step)),
                     Trouble::Fail | Trouble::CancelAndFail => failure(),
                 }
             }

@@ -4,7 +4,7 @@ use super::fakes::{FakeHost, FakeKeeper, Stage, Step, Trouble, fingerprint};
 use crate::blockers::OwnedBlocker;
 use crate::checkpoint::{Checkpoint, CheckpointOutcome};
 use crate::status::MigrationStatus::{
-    self, Active, Cancelled, Cancelling, Completed, Device, Failed, Setup,
+    self, Active, Cancelled, Cancelling, Completed, Device, Failed, PreSwitchover, Setup,
 };
 use crate::{Blocker, Mode};
 
@@ -148,4 +148,47 @@ fn no_blocker_is_added_meanwhile() {
     assert_eq!(text, "There's a migration process in progress");
     let _ = checkpoint.run(&mut host, &mut keeper);
     stage.blockers.add("x", blocker).unwrap();
+}
+
+#[test]
+fn the_guest_goes_on_after_a_mistake_of_ours() {
+    for step in Step::ALL {
+        if step.in_begin() {
+            continue;
+        }
+        let stage = Stage::new(Some((step, Trouble::Panic)));
+        let (mut host, mut keeper) = (FakeHost::new(&stage), FakeKeeper::new(&stage));
+        let outcome = run(&stage, &mut host, &mut keeper);
+        assert!(matches!(outcome, CheckpointOutcome::Failed { .. }));
+        assert!(host.runs, "{step:?}: the guest stands still");
+        assert!(stage.journal().contains(&"discard".to_owned()));
+    }
+}
+
+#[test]
+fn the_guest_runs_until_the_operator_says_so() {
+    for go in [true, false] {
+        let mut stage = Stage::new(None);
+        stage.pause = true;
+        let (mut host, mut keeper) = (FakeHost::new(&stage), FakeKeeper::new(&stage));
+        let outcome = std::thread::scope(|scope| {
+            let running = scope.spawn(|| run(&stage, &mut host, &mut keeper));
+            while stage.tracker.status() != PreSwitchover {
+                std::thread::yield_now();
+            }
+            assert!(!stage.journal().contains(&"Stop".to_owned()));
+            match go {
+                true => stage.tracker.proceed().unwrap(),
+                false => stage.tracker.cancel(),
+            }
+            running.join().unwrap()
+        });
+        let expected = match go {
+            true => CheckpointOutcome::Completed,
+            false => CheckpointOutcome::Cancelled,
+        };
+        assert_eq!(outcome, expected);
+        assert_eq!(stage.journal().contains(&"Stop".to_owned()), go);
+        assert_eq!(host.runs, !go);
+    }
 }
