@@ -14,6 +14,7 @@ use crate::blockers;
 use crate::cli::Options;
 use crate::machine::events::MachineEvent;
 use crate::machine::{Machine, Origin};
+use crate::memory;
 use crate::monitor::{Events, Monitor};
 use crate::plugin::Registry;
 use crate::runstate::RunState;
@@ -49,12 +50,25 @@ pub struct State {
     pub settings: Settings,
     /// An incoming handover that waits for `migrate-incoming`.
     pub deferred: Option<TargetHandover>,
+    /// Whether the machine is to boot before it runs for the first time.
+    pub unbooted: bool,
     /// Where the guest is kept that was here.
     pub kept_in: Option<String>,
     /// Whether the guest is let run once it has come in.
     pub autostart: bool,
     /// Whether a handover is under way in either direction.
     pub migrating: bool,
+}
+
+impl State {
+    /// Boots a machine that was left for later.
+    pub fn boot_if_needed(&mut self) -> Result<(), HostError> {
+        if let (true, Some(machine)) = (self.unbooted, &mut self.machine) {
+            machine.boot()?;
+            self.unbooted = false;
+        }
+        Ok(())
+    }
 }
 
 impl Vm {
@@ -96,6 +110,7 @@ impl Vm {
                 runstate,
                 settings,
                 deferred: None,
+                unbooted: false,
                 kept_in: None,
                 autostart,
                 migrating: false,
@@ -142,13 +157,19 @@ impl Vm {
         Ok(())
     }
 
-    /// Builds and boots the machine, which does not run yet.
+    /// Builds and boots the machine, which does not run yet. With `-S`, RAM in a file that outlasts
+    /// processes is left alone until the guest starts: it may hold the guest that is loaded instead.
     pub fn power_on(&self) -> Result<(), HostError> {
         let mut machine =
             Machine::build(&self.options, &self.registry, Origin::Fresh, &self.requests)?;
         blockers::check_only_migratable(&self.options, Some(&machine))?;
-        machine.boot()?;
-        self.state().machine = Some(machine);
+        let later = self.options.paused && memory::lasting_file(&self.options.memory).is_some();
+        if !later {
+            machine.boot()?;
+        }
+        let mut state = self.state();
+        state.machine = Some(machine);
+        state.unbooted = later;
         Ok(())
     }
 
@@ -188,6 +209,8 @@ impl Vm {
     pub fn reset(&self, guest: bool) -> Result<(), HostError> {
         let mut state = self.state();
         let before = state.runstate;
+        // A reset boots it.
+        state.unbooted = false;
         let Some(machine) = state.machine.as_mut() else {
             return Err("There is no machine in this process to reset".into());
         };
@@ -262,6 +285,7 @@ impl Vm {
         if state.runstate.is_running() {
             return Ok(());
         }
+        state.boot_if_needed()?;
         let machine = state
             .machine
             .as_ref()

@@ -392,3 +392,122 @@ fn cpr_save_and_cpr_load_are_the_older_names() -> Result<()> {
     ensure!(target.status()? == "running");
     is_whole(&mut target)
 }
+
+#[test]
+fn cpr_load_takes_the_place_of_a_machine_that_was_never_started() -> Result<()> {
+    needs_baton!();
+    // "start qemu using the same arguments plus -S, and issue the cpr-load command"
+    let mut source = setup()?.paused().start()?;
+    let file = json!({ "filename": "vm.state", "mode": "reboot" });
+    for stays in [true, false] {
+        source.cont()?;
+        source.wait_progress()?;
+        if stays {
+            ignore_shared(&mut source)?;
+        }
+        source.execute("cpr-save", &file)?;
+        source.quit()?;
+        let mut target = source.fresh()?;
+        ensure!(target.status()? == "prelaunch");
+        let nothing = json!({ "filename": "nothing", "mode": "reboot" });
+        target.refusal("cpr-load", &nothing)?;
+        ensure!(target.status()? == "prelaunch");
+        target.execute("cpr-load", &file)?;
+        ensure!(target.status()? == "running");
+        is_whole(&mut target)?;
+        source = target;
+    }
+    // A reset boots it anew.
+    source.execute("system_reset", &json!({}))?;
+    source.wait_up()?;
+    is_whole(&mut source)
+}
+
+#[test]
+fn the_documents_example() -> Result<()> {
+    needs_baton!();
+    // Memory in /dev/shm, as /dev/dax would be.
+    let ram = format!("/dev/shm/baton-native-{}", std::process::id());
+    let backend = format!("memory-backend-file,id=ram0,size=128M,mem-path={ram},align=2M,share=on");
+    let setup = implicit()?.extra(["-object", &backend, "-machine", "memory-backend=ram0"]);
+    let result = documents_example(setup);
+    std::fs::remove_file(ram)?;
+    result
+}
+
+fn documents_example(setup: Setup) -> Result<()> {
+    let mut outgoing = setup.boot()?;
+    answers(&mut outgoing)?;
+    ensure!(outgoing.status()? == "running");
+    set_mode(&mut outgoing)?;
+    ignore_shared(&mut outgoing)?;
+    let file = json!({ "uri": "file:vm.state", "detach": true });
+    outgoing.execute("migrate", &file)?;
+    outgoing.wait_status("postmigrate")?;
+    outgoing.quit()?;
+
+    let mut incoming = outgoing.loading("defer")?;
+    ensure!(incoming.status()? == "inmigrate");
+    set_mode(&mut incoming)?;
+    ignore_shared(&mut incoming)?;
+    incoming.execute("migrate-incoming", &json!({ "uri": "file:vm.state" }))?;
+    incoming.wait_status("running")?;
+    answers(&mut incoming)
+}
+
+#[test]
+fn a_process_that_is_killed_leaves_nothing_that_looks_whole() -> Result<()> {
+    needs_baton!();
+    for place in ["stop", "save", "write", "finish"] {
+        let fault = format!("checkpoint-{place}:kill");
+        let mut source = setup()?.environment("BATON_FAULT", &fault).boot()?;
+        set_mode(&mut source)?;
+        let uri = json!({ "uri": "file:vm.state" });
+        // The answer may come too late.
+        source.execute("migrate", &uri).ok();
+        source.ended()?;
+        ensure!(!source.file("vm.state").exists(), "{place}: it looks whole");
+        refused_by(&source, "file:vm.state.baton-unfinished", place)?;
+    }
+    // Killed when it was kept, it has left the guest.
+    let mut source = setup()?
+        .environment("BATON_FAULT", "checkpoint-kept:kill")
+        .boot()?;
+    source.wait_progress()?;
+    set_mode(&mut source)?;
+    source
+        .execute("migrate", &json!({ "uri": "file:vm.state" }))
+        .ok();
+    source.ended()?;
+    let mut target = source.loading("file:vm.state")?;
+    target.wait_status("running")?;
+    is_whole(&mut target)
+}
+
+fn refused_by(source: &Machine, incoming: &str, place: &str) -> Result<()> {
+    let mut target = source.loading(incoming)?;
+    let status = target.ended()?;
+    ensure!(status.code() == Some(1), "{place}: {status}");
+    Ok(())
+}
+
+#[test]
+fn the_guest_goes_on_after_a_mistake_at_any_step() -> Result<()> {
+    needs_baton!();
+    for place in ["prepare", "stop", "save", "write", "finish"] {
+        for what in ["error", "panic"] {
+            let fault = format!("checkpoint-{place}:{what}");
+            let mut source = setup()?.environment("BATON_FAULT", &fault).boot()?;
+            source.wait_progress()?;
+            let info = try_to_keep(&mut source, "file:vm.state")?;
+            ensure!(info["status"] == "failed", "{fault}: {info}");
+            source.wait_status("running")?;
+            is_whole(&mut source)?;
+            ensure!(!source.file("vm.state").exists());
+            // A live update still succeeds.
+            source = baton_testkit::transfer::succeed(source)?.0;
+            is_whole(&mut source)?;
+        }
+    }
+    Ok(())
+}

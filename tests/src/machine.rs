@@ -47,6 +47,14 @@ impl Machine {
         Self::spawn(&Arc::new(World::new(setup)?), None)
     }
 
+    /// Starts a process with the command line of the first one.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn fresh(&self) -> Result<Self> {
+        Self::spawn(&self.world, None)
+    }
+
     /// Starts a process that waits for this one's guest, and waits until it listens.
     ///
     /// # Errors

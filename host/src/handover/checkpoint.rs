@@ -5,7 +5,7 @@ use std::sync::Arc;
 use baton_migration::address::{MigrationAddress, MigrationChannel, main_address};
 use baton_migration::checkpoint::{
     Checkpoint, CheckpointHost, CheckpointOptions, CheckpointOutcome, Keeper, Place, RamSource,
-    keeper,
+    Writing, keeper,
 };
 use baton_migration::settings::Capability;
 use baton_migration::{HostError, Mode};
@@ -61,7 +61,8 @@ pub fn save(vm: &Arc<Vm>, filename: &str) -> Result<(), HostError> {
 fn begin(vm: &Arc<Vm>, address: &MigrationAddress) -> Result<Begun, HostError> {
     let mode = Mode::CprReboot;
     let place = Place::of(address, &resolve_fd)?;
-    let mut keeper = keeper(place, mode)?;
+    let writing = Writing::of(&vm.state().settings);
+    let mut keeper = keeper(place, mode, writing)?;
     let mut host = Source::new(Arc::clone(vm), mode);
     host.kept_in = Some(address.to_string());
     let options = CheckpointOptions {

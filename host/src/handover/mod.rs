@@ -103,6 +103,7 @@ fn may_begin<T>(
         RunState::Prelaunch | RunState::Running | RunState::Paused => {}
     }
     let checked = check(&state)?;
+    state.boot_if_needed()?;
     state.migrating = true;
     Ok(checked)
 }

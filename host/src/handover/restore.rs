@@ -78,20 +78,48 @@ pub fn load_file(vm: &Arc<Vm>, filename: &str) -> Result<(), HostError> {
         path: filename.into(),
         offset: 0,
     };
-    match vm.state().runstate {
-        RunState::InMigrate => {}
-        RunState::Running => return Err("cpr-load called for a running VM".into()),
-        other => {
-            return Err(format!(
-                "cpr-load loads into a process that waits for a guest, and this one is '{}'; start \
-                 Baton with -incoming defer",
-                other.as_str()
-            )
-            .into());
-        }
+    let fresh = make_way(vm)?;
+    let loaded = take(vm).and_then(|()| Ok(load(vm, place, true)?));
+    if fresh && loaded.is_err() {
+        vm.power_on()?;
+        vm.state().runstate = RunState::Prelaunch;
     }
-    take(vm)?;
-    load(vm, place, true).map_err(HostError::from)
+    loaded
+}
+
+/// Lets go of a machine that was never started; whether there was one.
+fn make_way(vm: &Vm) -> Result<bool, HostError> {
+    let machine = {
+        let mut state = vm.state();
+        match state.runstate {
+            RunState::InMigrate => return Ok(false),
+            RunState::Running => return Err("cpr-load called for a running VM".into()),
+            RunState::Prelaunch if state.migrating => {
+                return Err("There's a migration process in progress".into());
+            }
+            RunState::Prelaunch => {}
+            other => {
+                return Err(format!(
+                    "cpr-load would destroy the guest that is here in runstate '{}'; start another \
+                     Baton with -incoming defer",
+                    other.as_str()
+                )
+                .into());
+            }
+        }
+        if !state.unbooted && memory::lasting_file(&vm.options.memory).is_some() {
+            return Err(
+                "A guest has been booted in the file of the memory backend, and another cannot \
+                 have stayed in it; start Baton with -incoming defer"
+                    .into(),
+            );
+        }
+        state.runstate = RunState::InMigrate;
+        state.unbooted = false;
+        state.machine.take()
+    };
+    drop(machine);
+    Ok(true)
 }
 
 /// Refuses a second guest, and one that comes otherwise.

@@ -19,6 +19,8 @@ pub(super) struct Source {
     mode: Mode,
     /// What the guest was doing before the blackout.
     before: RunState,
+    /// Whether devices were told to come to rest while the guest ran.
+    settled: bool,
     /// Where it is going to be kept, if it is.
     pub(super) kept_in: Option<String>,
 }
@@ -29,6 +31,7 @@ impl Source {
             vm,
             mode,
             before: RunState::Paused,
+            settled: false,
             kept_in: None,
         }
     }
@@ -90,6 +93,7 @@ impl SourceHost for Source {
     }
 
     fn settle(&mut self) {
+        self.settled = true;
         let state = self.vm.state();
         if state.runstate.is_running()
             && let Some(machine) = &state.machine
@@ -128,7 +132,18 @@ impl SourceHost for Source {
     }
 
     fn resume(&mut self, _proof: Reclaimed) {
+        let settled = std::mem::take(&mut self.settled);
         let mut state = self.vm.state();
+        if settled
+            && state.runstate.is_running()
+            && let Some(machine) = &mut state.machine
+        {
+            // It was not stopped: what has come to rest is started again, from a full stop.
+            if let Err(e) = machine.stop(false).and_then(|()| machine.start()) {
+                tracing::error!("the guest cannot be resumed: {e}");
+            }
+            return;
+        }
         if state.runstate != RunState::FinishMigrate {
             return;
         }

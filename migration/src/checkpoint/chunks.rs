@@ -23,11 +23,20 @@ pub(super) enum ChunkError {
     Sink(HostError),
 }
 
-/// Writes every page that is not zero; [`end`] completes it. Returns the bytes of RAM written.
-pub(super) fn write(out: &mut impl Write, ram: &dyn RamSource) -> Result<u64, HostError> {
+/// Writes every page that is not zero, or every page that is no hole with `zeros`; [`end`] completes
+/// it. Returns the bytes of RAM written.
+pub(super) fn write(
+    out: &mut impl Write,
+    ram: &dyn RamSource,
+    zeros: bool,
+) -> Result<u64, HostError> {
     let mut written = 0;
     for part in ram.parts()? {
-        for (at, run) in filled(part.bytes) {
+        let runs: Box<dyn Iterator<Item = (usize, &[u8])>> = match zeros {
+            true => Box::new(std::iter::once((0, part.bytes))),
+            false => Box::new(filled(part.bytes)),
+        };
+        for (at, run) in runs {
             for (nth, bytes) in run.chunks(MAX_CHUNK).enumerate() {
                 let offset = part.offset + (at + nth * MAX_CHUNK) as u64;
                 let head = head(offset, bytes);
@@ -111,7 +120,7 @@ mod tests {
 
     fn stream(ram: &FakeRam) -> Vec<u8> {
         let mut out = Vec::new();
-        let written = write(&mut out, ram).unwrap();
+        let written = write(&mut out, ram, false).unwrap();
         out.extend_from_slice(&end(written));
         out
     }

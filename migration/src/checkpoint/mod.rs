@@ -31,6 +31,7 @@ pub use format::{HeaderError, KeptHeader, RamLayout};
 pub use hosts::{Cancel, CheckpointHost, Keeper, RamPart, RamSink, RamSource, RestoreHost};
 pub use keeper::keeper;
 pub use kept::{Kept, KeptRam};
+pub use pages::Writing;
 pub use place::Place;
 pub use restore::{RestoreOutcome, restore};
 pub use source::{Checkpoint, CheckpointOptions, CheckpointOutcome};

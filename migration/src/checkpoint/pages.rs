@@ -1,29 +1,62 @@
 //! RAM at fixed places of a file, by several threads at once.
 
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
+use nix::libc;
 use nix::unistd::{Whence, lseek64};
 
 use super::format::PAGE;
 use super::{Cancel, RamPart, RamSink, RamSource};
 use crate::HostError;
+use crate::settings::{Capability, Settings, ZeroPageDetection};
+
+/// How RAM is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Writing {
+    /// How many threads write to a file; as many as there are CPUs, up to 8, unless said.
+    pub threads: Option<usize>,
+    /// Whether pages of zeros are written as well.
+    pub zeros: bool,
+    /// Whether files are written past the page cache.
+    pub direct: bool,
+}
+
+impl Writing {
+    /// As the settings say: those of QEMU for several threads mean something with their
+    /// capabilities alone.
+    pub fn of(settings: &Settings) -> Self {
+        let on = |capability| settings.capabilities.contains(capability);
+        let parameters = &settings.parameters;
+        let multifd = on(Capability::Multifd);
+        Self {
+            threads: multifd.then_some(usize::from(parameters.multifd_channels)),
+            zeros: parameters.zero_page_detection == ZeroPageDetection::None,
+            direct: parameters.direct_io && multifd && on(Capability::MappedRam),
+        }
+    }
+}
 
 /// What a thread works on at a time.
 const UNIT: u64 = 4 << 20;
 /// More threads than this do not make a disk faster.
 const MAX_THREADS: usize = 8;
-static ZEROS: [u8; 1 << 20] = [0; 1 << 20];
+static ZEROS: Aligned = Aligned([0; 1 << 20]);
+
+/// Can be written past the page cache.
+#[repr(align(4096))]
+struct Aligned([u8; 1 << 20]);
 
 /// The runs of pages of `bytes` that are not all zero, with where they begin.
 pub(super) fn filled(bytes: &[u8]) -> impl Iterator<Item = (usize, &[u8])> {
     let page = PAGE as usize;
     let is_zero = move |at: usize| {
         let end = bytes.len().min(at + page);
-        bytes[at..end] == ZEROS[..end - at]
+        bytes[at..end] == ZEROS.0[..end - at]
     };
     let mut at = 0;
     std::iter::from_fn(move || {
@@ -49,8 +82,18 @@ pub(super) fn write(
     base: u64,
     ram: &dyn RamSource,
     zeroed: bool,
+    how: Writing,
     cancel: Cancel<'_>,
 ) -> Result<(), HostError> {
+    let direct;
+    let file = match how.direct {
+        true => {
+            direct = past_the_cache(file)?;
+            &direct
+        }
+        false => file,
+    };
+    let zeroed = zeroed && !how.zeros;
     let parts = ram.parts()?;
     if !zeroed {
         write_gaps(file, base, &parts, ram.size(), cancel)?;
@@ -65,7 +108,7 @@ pub(super) fn write(
             part.bytes.chunks(UNIT as usize).enumerate().map(unit)
         })
         .collect();
-    in_parallel(units.len(), |nth| {
+    in_parallel(units.len(), how.threads, |nth| {
         if cancel.requested() {
             return Err("it was cancelled".into());
         }
@@ -78,6 +121,16 @@ pub(super) fn write(
         }
         Ok(())
     })
+}
+
+/// The same file, opened anew so that what is written goes past the page cache.
+fn past_the_cache(file: &File) -> Result<File, HostError> {
+    let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+    let opened = OpenOptions::new()
+        .write(true)
+        .custom_flags(libc::O_DIRECT | libc::O_CLOEXEC)
+        .open(path);
+    opened.map_err(|e| format!("its file system does not do direct-io: {e}; switch it off").into())
 }
 
 /// Writes zeros wherever no part is.
@@ -95,8 +148,8 @@ fn write_gaps(
             if cancel.requested() {
                 return Err("it was cancelled".into());
             }
-            let step = (start - at).min(ZEROS.len() as u64);
-            file.write_all_at(&ZEROS[..step as usize], base + at)?;
+            let step = (start - at).min(ZEROS.0.len() as u64);
+            file.write_all_at(&ZEROS.0[..step as usize], base + at)?;
             at += step;
         }
         at = start + length as u64;
@@ -112,7 +165,7 @@ pub(super) fn read(
     ram: &dyn RamSink,
     cancel: Cancel<'_>,
 ) -> Result<(), HostError> {
-    in_parallel(size.div_ceil(UNIT) as usize, |nth| {
+    in_parallel(size.div_ceil(UNIT) as usize, None, |nth| {
         let start = nth as u64 * UNIT;
         let end = size.min(start + UNIT);
         let mut buffer = Vec::new();
@@ -161,6 +214,7 @@ fn next_data(file: &File, from: u64, to: u64) -> io::Result<Option<(u64, u64)>> 
 /// Does `units` pieces of work, the first error ending all.
 fn in_parallel(
     units: usize,
+    threads: Option<usize>,
     work: impl Fn(usize) -> Result<(), HostError> + Sync,
 ) -> Result<(), HostError> {
     let next = AtomicU64::new(0);
@@ -181,8 +235,11 @@ fn in_parallel(
             }
         }
     };
-    let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    let threads = threads.min(MAX_THREADS).min(units);
+    let threads = threads.unwrap_or_else(|| {
+        let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+        cpus.min(MAX_THREADS)
+    });
+    let threads = threads.min(units);
     std::thread::scope(|scope| {
         for _ in 1..threads {
             scope.spawn(run);
@@ -196,6 +253,44 @@ fn in_parallel(
 mod tests {
     use super::*;
     use crate::checkpoint::tests::fakes::{FakeRam, FakeSink, Stage, scratch};
+
+    const HOW: Writing = Writing {
+        threads: None,
+        zeros: false,
+        direct: false,
+    };
+
+    #[test]
+    fn ram_is_written_as_the_settings_say() {
+        use std::os::unix::fs::MetadataExt;
+        let mut settings = Settings::default();
+        settings.parameters.multifd_channels = 5;
+        settings.parameters.direct_io = true;
+        assert_eq!(Writing::of(&settings), HOW);
+        settings.parameters.zero_page_detection = ZeroPageDetection::None;
+        settings.capabilities.set(Capability::Multifd, true);
+        settings.capabilities.set(Capability::MappedRam, true);
+        let how = Writing::of(&settings);
+        let expected = Writing {
+            threads: Some(5),
+            zeros: true,
+            direct: true,
+        };
+        assert_eq!(how, expected);
+
+        let stage = Stage::new(None);
+        let cancel = Cancel::of(&stage.tracker);
+        let ram = FakeRam(vec![0; 3 << 20]);
+        let file = scratch();
+        file.set_len(3 << 20).unwrap();
+        // A vector is not aligned as RAM is.
+        let how = Writing {
+            direct: false,
+            ..how
+        };
+        write(&file, 0, &ram, true, how, cancel).unwrap();
+        assert!(file.metadata().unwrap().blocks() * 512 >= 3 << 20);
+    }
 
     #[test]
     fn runs_of_filled_pages_are_found() {
@@ -219,7 +314,7 @@ mod tests {
         let ram = FakeRam(bytes);
         let file = scratch();
         file.set_len(30 << 20).unwrap();
-        write(&file, 8192, &ram, true, cancel).unwrap();
+        write(&file, 8192, &ram, true, HOW, cancel).unwrap();
         assert!(file.metadata().unwrap().blocks() * 512 < 3 << 20);
         let sink = FakeSink::new(ram.size());
         read(&file, 8192, ram.size(), &sink, cancel).unwrap();
@@ -235,7 +330,7 @@ mod tests {
         let ram = FakeRam(bytes);
         let file = scratch();
         file.write_all_at(&vec![0xaa; 4 << 20], 0).unwrap();
-        write(&file, 4096, &ram, false, cancel).unwrap();
+        write(&file, 4096, &ram, false, HOW, cancel).unwrap();
         let mut found = vec![0; 3 << 20];
         file.read_exact_at(&mut found, 4096).unwrap();
         assert!(found == ram.0);
@@ -246,7 +341,7 @@ mod tests {
 
     #[test]
     fn an_error_of_one_thread_is_the_error() {
-        let error = in_parallel(100, |unit| match unit {
+        let error = in_parallel(100, Some(3), |unit| match unit {
             57 => Err("unit 57".into()),
             _ => Ok(()),
         });

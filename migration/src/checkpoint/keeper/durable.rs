@@ -6,16 +6,17 @@ use std::os::unix::fs::FileExt;
 use nix::fcntl::{FallocateFlags, fallocate};
 use nix::unistd::{Whence, lseek64};
 
+use super::How;
+use crate::HostError;
 use crate::checkpoint::format::{KeptHeader, PAGE, RamLayout};
 use crate::checkpoint::{Cancel, RamSource, pages};
-use crate::{HostError, Mode};
 
 /// Writes into an open file, whose lock it gives up at the end.
 pub(super) struct Writer {
     pub(super) file: File,
     /// Where the header goes.
     base: u64,
-    mode: Mode,
+    how: How,
     /// Whether all of the file is ours and new: it holds nothing yet.
     fresh: bool,
     /// Once all but the header is written.
@@ -23,11 +24,11 @@ pub(super) struct Writer {
 }
 
 impl Writer {
-    pub(super) fn new(file: File, base: u64, mode: Mode, fresh: bool) -> Self {
+    pub(super) fn new(file: File, base: u64, how: How, fresh: bool) -> Self {
         Self {
             file,
             base,
-            mode,
+            how,
             fresh,
             header: None,
         }
@@ -48,9 +49,9 @@ impl Writer {
     ) -> Result<(), HostError> {
         let bytes = state.len() as u64;
         let header = match ram {
-            Some(ram) => KeptHeader::fixed(self.mode, self.base, bytes, ram.size()),
+            Some(ram) => KeptHeader::fixed(self.how.mode, self.base, bytes, ram.size()),
             None => KeptHeader {
-                mode: self.mode,
+                mode: self.how.mode,
                 state: bytes,
                 ram: RamLayout::InPlace,
             },
@@ -65,7 +66,7 @@ impl Writer {
         if let (Some(ram), RamLayout::Fixed { offset, size }) = (ram, header.ram) {
             let start = self.base + offset;
             let zeroed = self.fresh || self.zero(start, size);
-            pages::write(&self.file, start, ram, zeroed, cancel)?;
+            pages::write(&self.file, start, ram, zeroed, self.how.ram, cancel)?;
         }
         self.file.sync_all()?;
         self.header = Some(header);

@@ -7,9 +7,9 @@ use std::path::PathBuf;
 use nix::libc;
 use nix::unistd::{Whence, lseek64};
 
-use super::{Kind, Pipe, Writer, kind};
+use super::{How, Kind, Pipe, Writer, kind};
+use crate::HostError;
 use crate::checkpoint::{Cancel, Keeper, RamSource};
-use crate::{HostError, Mode};
 
 /// A place that is written in place. What it held before is lost as soon as it is opened.
 pub(super) struct InPlace {
@@ -17,7 +17,7 @@ pub(super) struct InPlace {
     /// Absent for a descriptor.
     path: Option<PathBuf>,
     offset: u64,
-    mode: Mode,
+    how: How,
     /// A descriptor before it is taken into use.
     given: Option<File>,
     to: To,
@@ -30,25 +30,25 @@ enum To {
 }
 
 impl InPlace {
-    pub(super) fn at(path: PathBuf, offset: u64, mode: Mode) -> Self {
+    pub(super) fn at(path: PathBuf, offset: u64, how: How) -> Self {
         Self {
             name: path.display().to_string(),
             path: Some(path),
             offset,
-            mode,
+            how,
             given: None,
             to: To::Nothing,
         }
     }
 
     /// A descriptor, from its position on.
-    pub(super) fn open(name: &str, fd: File, mode: Mode) -> Result<Self, HostError> {
+    pub(super) fn open(name: &str, fd: File, how: How) -> Result<Self, HostError> {
         let offset = lseek64(&fd, 0, Whence::SeekCur)? as u64;
         Ok(Self {
             name: format!("fd:{name}"),
             path: None,
             offset,
-            mode,
+            how,
             given: Some(fd),
             to: To::Nothing,
         })
@@ -80,7 +80,7 @@ impl InPlace {
             if self.offset > 0 {
                 return Err("a pipe has no offset; leave it out".into());
             }
-            let mut pipe = Pipe::fd(&self.name, file, self.mode);
+            let mut pipe = Pipe::fd(&self.name, file, self.how);
             pipe.open()?;
             return Ok(To::Pipe(pipe));
         }
@@ -95,7 +95,7 @@ impl InPlace {
             }
             Err(TryLockError::Error(e)) => tracing::debug!("no lock on the state file: {e}"),
         }
-        let writer = Writer::new(file, self.offset, self.mode, false);
+        let writer = Writer::new(file, self.offset, self.how, false);
         writer.invalidate()?;
         Ok(To::File(writer))
     }

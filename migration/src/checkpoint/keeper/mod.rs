@@ -7,8 +7,8 @@ mod replace;
 
 use std::path::Path;
 
-use super::Keeper;
 use super::place::{Kind, Place, check_flags, kind};
+use super::{Keeper, Writing};
 use crate::{HostError, Mode};
 
 use durable::Writer;
@@ -17,23 +17,31 @@ use pipe::Pipe;
 use replace::Replace;
 
 /// What keeps a guest of `mode` in `place`. Nothing is opened yet but what was open before.
-pub fn keeper(place: Place, mode: Mode) -> Result<Box<dyn Keeper + Send>, HostError> {
+pub fn keeper(place: Place, mode: Mode, how: Writing) -> Result<Box<dyn Keeper + Send>, HostError> {
+    let how = How { mode, ram: how };
     Ok(match place {
-        Place::Exec(command) => Box::new(Pipe::command(command, mode)),
+        Place::Exec(command) => Box::new(Pipe::command(command, how)),
         Place::File { path, offset } => match special(&path) {
-            true => Box::new(InPlace::at(path, offset, mode)),
-            false if offset > 0 => Box::new(InPlace::at(path, offset, mode)),
-            false => Box::new(Replace::new(path, mode)),
+            true => Box::new(InPlace::at(path, offset, how)),
+            false if offset > 0 => Box::new(InPlace::at(path, offset, how)),
+            false => Box::new(Replace::new(path, how)),
         },
         Place::Fd { name, fd } => {
             let wrong = |e: HostError| -> HostError { format!("Descriptor {name}: {e}").into() };
             check_flags(&fd, true).map_err(wrong)?;
             match kind(&fd).map_err(wrong)? {
-                Kind::Pipe => Box::new(Pipe::fd(&name, fd, mode)),
-                Kind::Regular | Kind::Block => Box::new(InPlace::open(&name, fd, mode)?),
+                Kind::Pipe => Box::new(Pipe::fd(&name, fd, how)),
+                Kind::Regular | Kind::Block => Box::new(InPlace::open(&name, fd, how)?),
             }
         }
     })
+}
+
+/// What is kept, and how it is written.
+#[derive(Clone, Copy)]
+struct How {
+    mode: Mode,
+    ram: Writing,
 }
 
 /// Whether something else than a plain file has or gives that name, so that another cannot take its

@@ -7,17 +7,18 @@ use std::os::fd::AsFd;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::PollFlags;
 
+use super::How;
+use crate::HostError;
 use crate::channel::{Deadline, wait};
 use crate::checkpoint::command::{Command, LOOK, unread};
 use crate::checkpoint::format::{KeptHeader, RamLayout};
 use crate::checkpoint::{Cancel, Keeper, RamSource, chunks};
-use crate::{HostError, Mode};
 
 /// Keeps by way of a pipe.
 pub(in crate::checkpoint) struct Pipe {
     /// As an error names it.
     name: String,
-    mode: Mode,
+    how: How,
     command: Option<Vec<String>>,
     child: Option<Command>,
     /// The end that is written; absent before it is open, and once everything is written.
@@ -28,10 +29,10 @@ pub(in crate::checkpoint) struct Pipe {
 
 impl Pipe {
     /// To a command that keeps what it reads.
-    pub(super) fn command(command: Vec<String>, mode: Mode) -> Self {
+    pub(super) fn command(command: Vec<String>, how: How) -> Self {
         Self {
             name: format!("exec:{}", command.join(" ")),
-            mode,
+            how,
             command: Some(command),
             child: None,
             end: None,
@@ -40,10 +41,10 @@ impl Pipe {
     }
 
     /// To whoever reads from `fd`.
-    pub(super) fn fd(name: &str, fd: File, mode: Mode) -> Self {
+    pub(super) fn fd(name: &str, fd: File, how: How) -> Self {
         Self {
             name: format!("fd:{name}"),
-            mode,
+            how,
             command: None,
             child: None,
             end: Some(End::new(fd)),
@@ -71,7 +72,7 @@ impl Pipe {
         let end = self.end.as_ref().ok_or("it is not open")?;
         let mut out = Out { end, cancel };
         let header = KeptHeader {
-            mode: self.mode,
+            mode: self.how.mode,
             state: state.len() as u64,
             ram: match ram {
                 Some(ram) => RamLayout::Chunks { size: ram.size() },
@@ -82,7 +83,7 @@ impl Pipe {
         self.tail = match ram {
             Some(ram) => {
                 out.write_all(state)?;
-                chunks::end(chunks::write(&mut out, ram)?)
+                chunks::end(chunks::write(&mut out, ram, self.how.ram.zeros)?)
             }
             None => {
                 // Without its end mark a state is not whole either.

@@ -7,9 +7,9 @@ use std::path::{Path, PathBuf};
 
 use nix::libc;
 
-use super::Writer;
+use super::{How, Writer};
+use crate::HostError;
 use crate::checkpoint::{Cancel, Keeper, RamSource};
-use crate::{HostError, Mode};
 
 /// What the name has behind it until the file is whole.
 const UNFINISHED: &str = ".baton-unfinished";
@@ -18,7 +18,7 @@ const UNFINISHED: &str = ".baton-unfinished";
 pub(super) struct Replace {
     /// As it was named.
     name: PathBuf,
-    mode: Mode,
+    how: How,
     open: Option<Open>,
 }
 
@@ -34,10 +34,10 @@ struct Open {
 }
 
 impl Replace {
-    pub(super) fn new(name: PathBuf, mode: Mode) -> Self {
+    pub(super) fn new(name: PathBuf, how: How) -> Self {
         Self {
             name,
-            mode,
+            how,
             open: None,
         }
     }
@@ -65,7 +65,7 @@ impl Replace {
             .map_err(|e| format!("folder '{}' cannot be opened: {e}", folder.display()))?;
         name.push(UNFINISHED);
         let unfinished = folder.join(name);
-        let writer = Writer::new(self.begin(&unfinished)?, 0, self.mode, true);
+        let writer = Writer::new(self.begin(&unfinished)?, 0, self.how, true);
         Ok(Open {
             writer,
             unfinished,

@@ -7,7 +7,8 @@ use std::path::Path;
 
 use super::fakes::{FakeRam, FakeSink, Folder, Stage};
 use crate::address::parse_uri;
-use crate::checkpoint::{Cancel, Kept, Place, RamLayout, RamSource, keeper};
+use crate::checkpoint::{Cancel, Kept, Place, RamLayout, RamSource, Writing, keeper};
+use crate::settings::Settings;
 use crate::stream::{Header, SectionWriter};
 use crate::{HostError, Mode};
 
@@ -47,7 +48,12 @@ fn ram() -> FakeRam {
 fn keep(uri: &str, ram: Option<&dyn RamSource>) -> Result<(), String> {
     let stage = Stage::new(None);
     let cancel = Cancel::of(&stage.tracker);
-    let mut keeper = keeper(place(uri), Mode::CprReboot).map_err(|e| e.to_string())?;
+    let mut keeper = keeper(
+        place(uri),
+        Mode::CprReboot,
+        Writing::of(&Settings::default()),
+    )
+    .map_err(|e| e.to_string())?;
     let kept = keeper
         .open()
         .and_then(|()| keeper.write(&state(), ram, cancel))
@@ -205,7 +211,12 @@ fn a_file_that_is_removed_meanwhile_is_no_success() {
     let cancel = Cancel::of(&stage.tracker);
     for (name, uri) in [("a.baton-unfinished", "a"), ("b", "b,offset=4096")] {
         let uri = format!("file:{}/{uri}", folder.0.display());
-        let mut keeper = keeper(place(&uri), Mode::CprReboot).unwrap();
+        let mut keeper = keeper(
+            place(&uri),
+            Mode::CprReboot,
+            Writing::of(&Settings::default()),
+        )
+        .unwrap();
         keeper.open().unwrap();
         keeper.write(&state(), Some(&ram()), cancel).unwrap();
         fs::remove_file(folder.join(name)).unwrap();
@@ -227,7 +238,12 @@ fn what_is_discarded_does_not_look_whole() {
         format!("exec:cat > {shown}/c"),
     ] {
         for steps in 0..3 {
-            let mut keeper = keeper(place(&uri), Mode::CprReboot).unwrap();
+            let mut keeper = keeper(
+                place(&uri),
+                Mode::CprReboot,
+                Writing::of(&Settings::default()),
+            )
+            .unwrap();
             keeper.open().unwrap();
             if steps > 0 {
                 keeper.write(&state(), Some(&ram()), cancel).unwrap();
@@ -254,7 +270,12 @@ fn the_previous_state_stays_until_the_next_is_whole() {
     keep(&uri, Some(&ram())).unwrap();
     let stage = Stage::new(None);
     let cancel = Cancel::of(&stage.tracker);
-    let mut keeper = keeper(place(&uri), Mode::CprReboot).unwrap();
+    let mut keeper = keeper(
+        place(&uri),
+        Mode::CprReboot,
+        Writing::of(&Settings::default()),
+    )
+    .unwrap();
     keeper.open().unwrap();
     keeper.write(&state(), None, cancel).unwrap();
     loads(&uri);
@@ -273,7 +294,12 @@ fn a_guest_can_be_loaded_as_soon_as_it_is_kept() {
     let cancel = Cancel::of(&stage.tracker);
     for uri in ["a", "b,offset=4096"] {
         let uri = format!("file:{}/{uri}", folder.0.display());
-        let mut keeper = keeper(place(&uri), Mode::CprReboot).unwrap();
+        let mut keeper = keeper(
+            place(&uri),
+            Mode::CprReboot,
+            Writing::of(&Settings::default()),
+        )
+        .unwrap();
         keeper.open().unwrap();
         keeper.write(&state(), Some(&ram()), cancel).unwrap();
         keeper.finish(cancel).unwrap();
@@ -348,7 +374,12 @@ fn a_reader_that_stops_can_be_cancelled() {
     let stage = Stage::new(None);
     stage.tracker.begin().unwrap();
     let cancel = Cancel::of(&stage.tracker);
-    let mut keeper = keeper(place("exec:sleep 1000"), Mode::CprReboot).unwrap();
+    let mut keeper = keeper(
+        place("exec:sleep 1000"),
+        Mode::CprReboot,
+        Writing::of(&Settings::default()),
+    )
+    .unwrap();
     keeper.open().unwrap();
     std::thread::scope(|scope| {
         scope.spawn(|| stage.tracker.cancel());

@@ -4,10 +4,11 @@ use super::fakes::{FakeHost, FakeSink, Folder, Stage, fingerprint};
 use crate::HostError;
 use crate::address::parse_uri;
 use crate::checkpoint::{
-    Cancel, Checkpoint, CheckpointOutcome, Kept, Place, RestoreHost, RestoreOutcome, keeper,
-    restore,
+    Cancel, Checkpoint, CheckpointOutcome, Kept, Place, RestoreHost, RestoreOutcome, Writing,
+    keeper, restore,
 };
 use crate::fingerprint::MachineFingerprint;
+use crate::settings::Settings;
 use crate::status::MigrationStatus::{Active, Cancelled, Cancelling, Completed, Failed, Setup};
 use crate::stream::StateImage;
 
@@ -80,7 +81,12 @@ fn kept(folder: &Folder) -> impl Fn() -> Place {
         move || Place::of(&parse_uri(&uri).unwrap(), &|_| Err("no descriptors".into())).unwrap();
     let stage = Stage::new(None);
     let mut host = FakeHost::new(&stage);
-    let mut keeper = keeper(place(), crate::Mode::CprReboot).unwrap();
+    let mut keeper = keeper(
+        place(),
+        crate::Mode::CprReboot,
+        Writing::of(&Settings::default()),
+    )
+    .unwrap();
     let checkpoint = Checkpoint::begin(stage.options(), &mut host, &mut *keeper).unwrap();
     let outcome = checkpoint.run(&mut host, &mut *keeper);
     assert_eq!(outcome, CheckpointOutcome::Completed);
