@@ -79,9 +79,11 @@ const VALUES: [(&str, &str, &str); 22] = [
     (
         "incoming",
         "URI|defer|CHANNEL",
-        "Take over a guest instead of starting one. A URI (unix:PATH, tcp:HOST:PORT, fd:N, \
-         file:PATH) is the main channel; defer leaves it to the QMP command migrate-incoming. A \
-         channel is JSON, or dotted keys such as \
+        "Take over a guest instead of starting one. A URI is the main channel; defer leaves it to \
+         the QMP command migrate-incoming. A guest that was kept by cpr-reboot comes from \
+         file:PATH[,offset=N], exec:COMMAND (its standard output) or fd:N. A guest of cpr-transfer \
+         comes over unix:PATH, tcp:HOST:PORT or fd:N, and needs another -incoming for the channel \
+         of type cpr. A channel is JSON, or dotted keys such as \
          cpr,addr.transport=socket,addr.type=unix,addr.path=PATH.",
     ),
     (
