@@ -13,6 +13,7 @@ use nix::sys::signal::{SigSet, SigmaskHow, pthread_sigmask};
 use super::handoff::{self, Handoff, OldProgram};
 use super::program::{FAILED, STATE};
 use super::{fds, holder};
+use crate::monitor::Kept;
 
 /// Longest state, in bytes.
 const LONGEST: u64 = 256 << 20;
@@ -115,17 +116,19 @@ impl Inherited {
         self.duplicate("the claim", number)
     }
 
-    /// Duplicates of the monitors' descriptors, with their description.
-    pub fn monitors(&self) -> Result<Option<(Vec<u8>, Vec<OwnedFd>)>, HostError> {
+    /// The monitors, on duplicates of their descriptors.
+    pub fn monitors(&self) -> Result<Kept, HostError> {
         let Some(monitors) = &self.handoff()?.monitors else {
-            return Ok(None);
+            return Ok(Kept::default());
         };
         let fds = monitors
             .fds
             .iter()
             .map(|number| self.duplicate("a monitor", *number))
             .collect::<Result<_, _>>()?;
-        Ok(Some((monitors.description.to_vec(), fds)))
+        let description = rmp_serde::from_slice(&monitors.description)
+            .map_err(|e| format!("The monitors' description cannot be understood: {e}"))?;
+        Ok(Kept::from_parts(description, fds)?)
     }
 
     /// Answers a rehearsal.

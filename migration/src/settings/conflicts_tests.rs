@@ -137,7 +137,9 @@ fn a_migration_that_the_settings_do_not_fit_is_refused_in_qemus_words() {
             "cpr-exec mode requires setting cpr-exec-command",
         ),
     ] {
-        let refusal = settings(mode, on).check_migration(Some(&uri(to))).unwrap_err();
+        let refusal = settings(mode, on)
+            .check_migration(Some(&uri(to)))
+            .unwrap_err();
         assert_eq!(refusal, text);
     }
 }

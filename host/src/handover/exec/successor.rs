@@ -102,12 +102,7 @@ impl Succession {
         use baton_migration::handover::TargetHost;
         target.load(&mut image)?;
         watch.stamp(Moment::Loaded);
-        let kept = match inherited.monitors()? {
-            Some((description, fds)) => {
-                Kept::from_parts(rmp_serde::from_slice(&description)?, fds)?
-            }
-            None => Kept::default(),
-        };
+        let kept = inherited.monitors()?;
         self.fault("start")?;
         if let Some(guard) = self.guard.take() {
             guard.disarm();
