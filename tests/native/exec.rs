@@ -4,8 +4,9 @@ use anyhow::{Result, ensure};
 use baton_testkit::check::examine;
 use baton_testkit::progress::Progress;
 use baton_testkit::report::ENTRY_TSC;
-use baton_testkit::transfer::{begin_exec, execute_successor, outcome};
+use baton_testkit::transfer::{begin_exec, begin_exec_at, execute_at, execute_successor, outcome};
 use baton_testkit::{Machine, needs_kvm};
+use serde_json::json;
 
 use crate::setup;
 
@@ -46,6 +47,36 @@ fn a_paused_guest_stays_paused() -> Result<()> {
     execute_successor(&mut machine)?;
     machine.wait_status("paused")?;
     machine.cont()?;
+    is_whole(&mut machine)
+}
+
+#[test]
+fn the_state_goes_to_a_file_as_well_if_one_is_named() -> Result<()> {
+    needs_kvm!();
+    let mut machine = setup()?.boot()?;
+    let file = machine.file("state");
+    let uri = format!("file:{}", file.display());
+    let mut command = machine.command();
+    command.extend(["-incoming".to_owned(), uri.clone()]);
+    machine.wait_progress()?;
+    execute_at(&mut machine, &command, Some(&uri))?;
+    is_whole(&mut machine)?;
+    ensure!(file.metadata()?.len() > 1000, "the state is not there");
+
+    // Another place than the one that migrate named, and a place that would not keep it.
+    std::fs::remove_file(&file)?;
+    begin_exec_at(&mut machine, &command, Some("file:elsewhere"))?;
+    let info = outcome(&mut machine)?;
+    let said = info["error-desc"].as_str().unwrap_or_default();
+    ensure!(said.contains("say -incoming file:elsewhere"), "{info}");
+    ensure!(!machine.file("elsewhere").exists(), "a state is left");
+    for uri in ["unix:/nowhere", "tcp:127.0.0.1:4444", "exec:cat"] {
+        let said = machine.refusal("migrate", &json!({ "uri": uri }))?;
+        ensure!(
+            said.contains("nobody would read what is streamed"),
+            "{said}"
+        );
+    }
     is_whole(&mut machine)
 }
 

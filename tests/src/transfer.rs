@@ -124,10 +124,19 @@ pub fn outcome(source: &mut Machine) -> Result<Value> {
 /// # Errors
 /// When either is refused.
 pub fn begin_exec(machine: &mut Machine, command: &[String]) -> Result<()> {
+    begin_exec_at(machine, command, None)
+}
+
+/// The same with an address for the state.
+///
+/// # Errors
+/// When either is refused.
+pub fn begin_exec_at(machine: &mut Machine, command: &[String], uri: Option<&str>) -> Result<()> {
     let parameters = json!({ "mode": "cpr-exec", "cpr-exec-command": command });
     machine.execute("migrate-set-parameters", &parameters)?;
     machine.qmp()?.forget_events();
-    machine.execute("migrate", &json!({})).map(drop)
+    let arguments = uri.map_or(json!({}), |uri| json!({ "uri": uri }));
+    machine.execute("migrate", &arguments).map(drop)
 }
 
 /// Lets the process execute itself, and waits until the guest runs in the new program.
@@ -136,7 +145,19 @@ pub fn begin_exec(machine: &mut Machine, command: &[String]) -> Result<()> {
 /// When it does not succeed.
 pub fn execute_successor(machine: &mut Machine) -> Result<Handover> {
     let command = machine.command();
-    begin_exec(machine, &command)?;
+    execute_at(machine, &command, None)
+}
+
+/// The same with a command and an address for the state.
+///
+/// # Errors
+/// When it does not succeed.
+pub fn execute_at(
+    machine: &mut Machine,
+    command: &[String],
+    uri: Option<&str>,
+) -> Result<Handover> {
+    begin_exec_at(machine, command, uri)?;
     let info = outcome(machine)?;
     ensure!(
         info["status"] == "completed",

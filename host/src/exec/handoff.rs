@@ -37,9 +37,12 @@ pub struct Handoff {
     pub fds: Vec<(FdKey, RawFd)>,
     /// The machine as the old program has it.
     pub fingerprint: MachineFingerprint,
-    /// The state stream; nothing in a rehearsal, and if it was written to a URI.
+    /// The state stream; nothing in a rehearsal.
     #[serde(default)]
     pub state: Option<RawFd>,
+    /// Where the state was written as well, as `migrate` named it.
+    #[serde(default)]
+    pub uri: Option<String>,
     /// The page that says whether the guest was started.
     #[serde(default)]
     pub claim: Option<RawFd>,
@@ -142,6 +145,7 @@ mod tests {
             fds: vec![(FdKey::new("memory", "ram", 0), 9)],
             fingerprint: MachineFingerprint::default(),
             state: Some(10),
+            uri: Some("file:/state".into()),
             claim: Some(11),
             answer: None,
             monitors: None,

@@ -55,7 +55,7 @@ pub fn migrate(
     let begun = match mode {
         Mode::CprReboot => checkpoint::migrate(vm, uri, channels),
         Mode::CprTransfer => transfer(vm, uri, channels),
-        Mode::CprExec => exec::migrate(vm),
+        Mode::CprExec => exec::migrate(vm, uri, channels),
         Mode::Normal => Err(format!(
             "Migration mode '{mode}' is not in this Baton; set mode to 'cpr-transfer' or \
              'cpr-reboot' with migrate-set-parameters"

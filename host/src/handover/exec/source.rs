@@ -5,9 +5,11 @@ use std::io::Write;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
 
+use baton_migration::address::{MigrationAddress, MigrationChannel, SocketAddress, main_address};
 use baton_migration::blockers::OwnedBlocker;
 use baton_migration::checkpoint::{
-    Cancel, Checkpoint, CheckpointHost, CheckpointOptions, Keeper, RamSource,
+    Cancel, Checkpoint, CheckpointHost, CheckpointOptions, Keeper, Place, RamSource, Writing,
+    keeper,
 };
 use baton_migration::claim::{ClaimState, ClaimWatch, Moment, Reclaimed, SourceClaim, TargetClaim};
 use baton_migration::fingerprint::MachineFingerprint;
@@ -18,7 +20,7 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 use serde_bytes::ByteBuf;
 
 use super::super::source::Source;
-use super::super::{pauses, producer};
+use super::super::{pauses, producer, resolve_fd};
 use crate::control::serve_monitors;
 use crate::exec::{self, Handoff, Holder, Monitors, OldProgram, Program};
 use crate::monitor::{Kept, KeptDescription, Monitor};
@@ -26,7 +28,16 @@ use crate::vm::Vm;
 
 /// The QMP command `migrate` in mode cpr-exec. Returns once it is known what to execute; the rest
 /// goes on in a thread of its own, in which the process becomes another program.
-pub fn migrate(vm: &Arc<Vm>) -> Result<(), HostError> {
+pub fn migrate(
+    vm: &Arc<Vm>,
+    uri: Option<&str>,
+    channels: Option<&[MigrationChannel]>,
+) -> Result<(), HostError> {
+    let copy = match (uri, channels) {
+        (None, None) => None,
+        _ => Some(Copied::new(vm, &main_address(uri, channels)?)?),
+    };
+    let uri = copy.as_ref().map(|copy| copy.uri.clone());
     let command = vm.state().settings.parameters.cpr_exec_command.clone();
     let claim = Arc::new(SourceClaim::create()?);
     let mut host = ExecSource {
@@ -34,11 +45,13 @@ pub fn migrate(vm: &Arc<Vm>) -> Result<(), HostError> {
         vm: Arc::clone(vm),
         claim: Arc::clone(&claim),
         command: command.clone(),
+        uri,
     };
     let mut keeper = Executor {
         vm: Arc::clone(vm),
         command,
         claim,
+        copy,
         opened: None,
         state: None,
         detached: None,
@@ -59,6 +72,38 @@ pub fn migrate(vm: &Arc<Vm>) -> Result<(), HostError> {
         })
         .map(|_| ())
         .map_err(|e| format!("Cannot start a thread: {e}").into())
+}
+
+/// A copy of the state, at the address that `migrate` named.
+struct Copied {
+    uri: String,
+    keeper: Box<dyn Keeper + Send>,
+}
+
+impl Copied {
+    /// Nobody reads while this program becomes the next, so it must be a place that keeps.
+    fn new(vm: &Vm, address: &MigrationAddress) -> Result<Self, HostError> {
+        let uri = address.to_string();
+        let streams = || {
+            format!(
+                "'{uri}' cannot be used with cpr-exec: nobody would read what is streamed while this \
+                 program becomes the next; use file:PATH, or name nothing"
+            )
+        };
+        let place = match address {
+            MigrationAddress::File { .. } | MigrationAddress::Socket(SocketAddress::Fd { .. }) => {
+                Place::of(address, &resolve_fd)?
+            }
+            _ => return Err(streams().into()),
+        };
+        if let Place::Fd { fd, .. } = &place
+            && !fd.metadata()?.is_file()
+        {
+            return Err(streams().into());
+        }
+        let keeper = keeper(place, Mode::CprExec, Writing::of(&vm.state().settings))?;
+        Ok(Self { uri, keeper })
+    }
 }
 
 /// This process's side, to be executed again.
@@ -84,6 +129,7 @@ struct ExecSource {
     vm: Arc<Vm>,
     claim: Arc<SourceClaim>,
     command: Vec<String>,
+    uri: Option<String>,
 }
 
 impl SourceHost for ExecSource {
@@ -142,6 +188,7 @@ impl CheckpointHost for ExecSource {
             fds: numbers(&fds),
             fingerprint: self.inner.fingerprint(),
             state: None,
+            uri: self.uri.clone(),
             claim: None,
             answer: None,
             monitors: None,
@@ -164,6 +211,7 @@ struct Executor {
     vm: Arc<Vm>,
     command: Vec<String>,
     claim: Arc<SourceClaim>,
+    copy: Option<Copied>,
     opened: Option<Opened>,
     state: Option<File>,
     /// The monitors, while nobody serves them.
@@ -182,6 +230,9 @@ impl Keeper for Executor {
         // What is wrong with the command is its own error, before anything else.
         Program::command(&self.command, 0)?;
         let (exe, old) = old_program()?;
+        if let Some(copy) = &mut self.copy {
+            copy.keeper.open()?;
+        }
         let mut source = Source::new(Arc::clone(&self.vm), Mode::CprExec);
         self.opened = Some(Opened {
             exe,
@@ -196,18 +247,24 @@ impl Keeper for Executor {
         &mut self,
         state: &[u8],
         _ram: Option<&dyn RamSource>,
-        _cancel: Cancel<'_>,
+        cancel: Cancel<'_>,
     ) -> Result<(), HostError> {
         fault::point("exec-write")?;
         let mut file = File::from(memfd_create("baton-cpr-state", MFdFlags::MFD_CLOEXEC)?);
         file.write_all(state)
             .map_err(|e| format!("The state cannot be kept in memory: {e}"))?;
         self.state = Some(file);
-        Ok(())
+        match &mut self.copy {
+            Some(copy) => copy.keeper.write(state, None, cancel),
+            None => Ok(()),
+        }
     }
 
-    fn finish(&mut self, _: Cancel<'_>) -> Result<(), HostError> {
+    fn finish(&mut self, cancel: Cancel<'_>) -> Result<(), HostError> {
         fault::point("exec-finish")?;
+        if let Some(copy) = &mut self.copy {
+            copy.keeper.finish(cancel)?;
+        }
         let opened = self.opened.as_ref().ok_or("Nothing was opened")?;
         let state = self.state.as_ref().ok_or("There is no state")?;
         let kept = self
@@ -222,6 +279,7 @@ impl Keeper for Executor {
             fds: numbers(&opened.fds),
             fingerprint: opened.fingerprint.clone(),
             state: Some(state.as_raw_fd()),
+            uri: self.copy.as_ref().map(|copy| copy.uri.clone()),
             claim: Some(self.claim.fd().as_raw_fd()),
             answer: None,
             monitors: Some(Monitors {
@@ -265,6 +323,9 @@ impl Keeper for Executor {
 
     fn discard(&mut self) {
         (self.opened, self.state) = (None, None);
+        if let Some(copy) = &mut self.copy {
+            copy.keeper.discard();
+        }
         let Some((description, fds)) = self.detached.take() else {
             return;
         };

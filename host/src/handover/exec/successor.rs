@@ -11,7 +11,7 @@ use baton_migration::{HostError, Mode, fault};
 use super::super::target::Target;
 use crate::blockers::check_only_migratable;
 use crate::cli::Options;
-use crate::exec::{Guard, Inherited, Purpose};
+use crate::exec::{Guard, Handoff, Inherited, Purpose};
 use crate::machine::{Machine, Origin};
 use crate::monitor::Kept;
 use crate::plugin::Registry;
@@ -19,7 +19,9 @@ use crate::vm::Vm;
 
 /// Builds the machine on descriptors whose guest runs in another process, and lets go of it again.
 pub fn rehearse(options: &Options, inherited: &Inherited) -> Result<(), HostError> {
-    compare(options, &inherited.handoff()?.fingerprint)?;
+    let handoff = inherited.handoff()?;
+    check_incoming(options, handoff)?;
+    compare(options, &handoff.fingerprint)?;
     let registry = Registry::load(&options.plugins)?;
     let (events, _inbox) = std::sync::mpsc::channel();
     let fds = Arc::new(inherited.table()?);
@@ -33,6 +35,35 @@ pub fn rehearse(options: &Options, inherited: &Inherited) -> Result<(), HostErro
     check_only_migratable(options, Some(&machine))?;
     drop(machine);
     Ok(())
+}
+
+/// What `-incoming` says must be where the guest comes from; nothing need be said.
+fn check_incoming(options: &Options, handoff: &Handoff) -> Result<(), HostError> {
+    let Some(incoming) = &options.incoming else {
+        return Ok(());
+    };
+    if incoming.cpr.is_some() {
+        // As in QEMU, whose words these are.
+        tracing::warn!("ignoring cpr channel for migration mode cpr-exec");
+    }
+    let said = match &incoming.main {
+        Some(main) => main.to_string(),
+        None if incoming.cpr.is_some() => return Ok(()),
+        None => "defer".to_owned(),
+    };
+    match &handoff.uri {
+        Some(uri) if *uri == said => Ok(()),
+        Some(uri) => Err(format!(
+            "-incoming {said}: the old program keeps the guest in {uri}; say -incoming {uri}, or \
+             leave it out"
+        )
+        .into()),
+        None => Err(format!(
+            "-incoming {said}: the guest comes from the program that this one was executed by; \
+             leave it out"
+        )
+        .into()),
+    }
 }
 
 fn compare(options: &Options, theirs: &MachineFingerprint) -> Result<(), HostError> {
@@ -82,6 +113,7 @@ impl Succession {
             vm.set_capabilities(&[(Capability::Events, true)])?;
         }
         let stream = inherited.state()?.ok_or("No state was handed over")?;
+        check_incoming(&vm.options, handoff)?;
         compare(&vm.options, &handoff.fingerprint)?;
         self.fault("build")?;
         let fds = Arc::new(inherited.table()?);
