@@ -46,6 +46,21 @@ impl GuestRam {
         Self::map(&opened, 0, length).with_context(about)
     }
 
+    /// Gives every page of the file its memory.
+    ///
+    /// # Errors
+    /// When there is not that much.
+    pub fn allocate(file: &Path) -> Result<()> {
+        let about = || format!("Cannot allocate guest RAM in {}", file.display());
+        let opened = OpenOptions::new()
+            .write(true)
+            .open(file)
+            .with_context(about)?;
+        let length = opened.metadata().with_context(about)?.len();
+        let flags = nix::fcntl::FallocateFlags::empty();
+        nix::fcntl::fallocate(&opened, flags, 0, length as i64).with_context(about)
+    }
+
     /// Maps RAM that lies in a file from `offset` on.
     ///
     /// # Errors

@@ -35,6 +35,7 @@ pub struct Setup {
     pub(crate) disk_mib: Option<u64>,
     rngs: u32,
     memory: Memory,
+    pub(crate) touched: bool,
     pub(crate) serial: Serial,
     extra: Vec<String>,
     pub(crate) environment: Vec<(String, String)>,
@@ -60,6 +61,7 @@ impl Setup {
             disk_mib: Some(4),
             rngs: 1,
             memory: Memory::Shared,
+            touched: false,
             serial: Serial::Stdio,
             extra: Vec::new(),
             environment: Vec::new(),
@@ -99,6 +101,12 @@ impl Setup {
     /// RAM of which nothing is said but its size. The report stays empty then.
     pub fn implicit_memory(mut self) -> Self {
         self.memory = Memory::Implicit;
+        self
+    }
+
+    /// RAM of which every page is there from the beginning, as if the guest had used it all.
+    pub fn touched(mut self) -> Self {
+        self.touched = true;
         self
     }
 

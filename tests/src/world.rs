@@ -29,6 +29,9 @@ impl World {
     pub(crate) fn new(setup: Setup) -> Result<Self> {
         let scratch = Scratch::new()?;
         let ram = GuestRam::create(&scratch.join(RAM), setup.memory_mib << 20)?;
+        if setup.touched {
+            GuestRam::allocate(&scratch.join(RAM))?;
+        }
         if let (Some(image), Some(mib)) = (setup.disk(scratch.path()), setup.disk_mib) {
             File::create(&image)
                 .and_then(|file| file.set_len(mib << 20))

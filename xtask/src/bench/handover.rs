@@ -6,19 +6,33 @@ use baton_testkit::vmm::Programs;
 use baton_testkit::{Vmm, native, process};
 use std::fs;
 
+use super::matrix;
 use super::outcome::{Outcome, Side};
-use super::rounds::Contestant;
+use super::rounds::{Contestant, Shape, Way};
 use crate::cargo::{self, Profile};
 use crate::options::Arguments;
 
-const USAGE: &str =
-    "cargo xtask bench handover [--count N] [--cpus N] [--devices N] [--only baton|qemu]";
+const USAGE: &str = "cargo xtask bench handover [--count N] [--cpus N] [--devices N] [--mode MODE] \
+     [--memory MIB] [--only baton|qemu], or with --matrix: [--count N] [--largest MIB]";
 /// Fewer would not make quartiles.
 const FEWEST: u32 = 20;
+/// Of each guest in the matrix, which has many.
+const FEW: u32 = 5;
 
 pub(super) fn run(args: &[String]) -> Result<()> {
     let mut args = Arguments::new(args);
-    let count = args.count("--count", FEWEST)?;
+    let matrix = args.flag("--matrix");
+    let count = args.count("--count", if matrix { FEW } else { FEWEST })?;
+    let largest = args.count("--largest", 16 << 10)?;
+    let memory = args.count("--memory", 128)?;
+    let mode = args.value("--mode")?;
+    let way = match mode.as_deref() {
+        None => Way::Transfer,
+        Some(name) => Way::ALL
+            .into_iter()
+            .find(|way| way.name() == name)
+            .with_context(|| format!("--mode: there is no '{name}' to measure"))?,
+    };
     let cpus = args.count("--cpus", 1)?;
     let devices = args.count("--devices", 1)?;
     let only: Option<Vmm> = args.value("--only")?.map(|name| name.parse()).transpose()?;
@@ -40,9 +54,19 @@ pub(super) fn run(args: &[String]) -> Result<()> {
     if !process::outrank_others() {
         println!("Not root, so whatever else runs here counts as well");
     }
+    if matrix {
+        return matrix::run(&contestants, count, largest.into());
+    }
+    let shape = Shape {
+        way,
+        memory_mib: memory.into(),
+        touched: memory > 128,
+        cpus,
+        rngs: devices,
+    };
     let mut contestants: Vec<Contestant> = contestants
         .into_iter()
-        .map(|(vmm, programs)| Contestant::start(vmm, programs, cpus, devices))
+        .map(|(vmm, programs)| Contestant::start(vmm, programs, shape))
         .collect::<Result<_>>()?;
     for round in 1..=count {
         eprint!("\rround {round} of {count} ");

@@ -2,7 +2,9 @@
 
 mod abi;
 mod handover;
+mod matrix;
 mod outcome;
+mod plot;
 mod rounds;
 
 use anyhow::{Result, bail};
@@ -13,7 +15,7 @@ pub(crate) fn main(args: &[String]) -> Result<ExitCode> {
     match args.split_first() {
         Some((bench, rest)) if bench == "handover" => handover::run(rest)?,
         Some((bench, rest)) if bench == "abi" => abi::run(rest)?,
-        _ => bail!("Say which bench: cargo xtask bench handover [--count N], or abi"),
+        _ => bail!("Say which bench: cargo xtask bench handover [--count N] [--matrix], or abi"),
     }
     Ok(ExitCode::SUCCESS)
 }

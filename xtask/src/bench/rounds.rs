@@ -1,31 +1,78 @@
 //! One VMM in a comparison: a guest that lives through all rounds.
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use baton_testkit::check::examine;
 use baton_testkit::progress::{Progress, wait_progress};
 use baton_testkit::report::Control;
+use baton_testkit::transfer::{Handover, execute_successor};
 use baton_testkit::vmm::Programs;
 use baton_testkit::wait::PATIENCE;
 use baton_testkit::watch::{Watched, Watcher};
-use baton_testkit::{Machine, Serial, Setup, Vmm, transfer};
+use baton_testkit::{Machine, Serial, Setup, Vmm, kept, transfer};
 use std::time::Duration;
 
 use super::outcome::{Round, Side};
 
+/// How the guest gets to the next program.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Way {
+    Transfer,
+    Exec,
+    /// With RAM left in its shared file.
+    Reboot,
+}
+
+impl Way {
+    pub(super) const ALL: [Way; 3] = [Way::Transfer, Way::Exec, Way::Reboot];
+
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Way::Transfer => "cpr-transfer",
+            Way::Exec => "cpr-exec",
+            Way::Reboot => "cpr-reboot",
+        }
+    }
+}
+
+/// The guest to compare with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Shape {
+    pub way: Way,
+    pub memory_mib: u64,
+    /// Whether all of it is there from the beginning.
+    pub touched: bool,
+    pub cpus: u32,
+    pub rngs: u32,
+}
+
 /// Between rounds the guest is stopped, so that only one VMM works at a time.
 pub(super) struct Contestant {
     vmm: Vmm,
+    way: Way,
     /// Away only while a round replaces it.
     machine: Option<Machine>,
     rounds: Vec<Round>,
 }
 
 impl Contestant {
-    pub(super) fn start(vmm: Vmm, programs: Programs, cpus: u32, devices: u32) -> Result<Self> {
-        let setup = Setup::with(vmm, programs)
+    pub(super) fn start(vmm: Vmm, programs: Programs, shape: Shape) -> Result<Self> {
+        let mut setup = Setup::with(vmm, programs)
             .serial(Serial::File)
-            .cpus(cpus)
-            .rngs(devices);
+            .memory_mib(shape.memory_mib)
+            .cpus(shape.cpus)
+            .rngs(shape.rngs);
+        if shape.touched {
+            setup = setup.touched();
+        }
+        if shape.way == Way::Reboot {
+            // A process that loads must be told what the one that saves is told.
+            setup = setup.extra([
+                "-global",
+                "migration.x-ignore-shared=on",
+                "-global",
+                "migration.mode=cpr-reboot",
+            ]);
+        }
         let mut machine = setup
             .boot()
             .with_context(|| format!("No guest boots on {vmm}"))?;
@@ -33,6 +80,7 @@ impl Contestant {
         machine.stop()?;
         Ok(Self {
             vmm,
+            way: shape.way,
             machine: Some(machine),
             rounds: Vec::new(),
         })
@@ -47,17 +95,19 @@ impl Contestant {
         let mut source = self.machine.take().context("An earlier round has failed")?;
         source.cont()?;
         source.wait_progress()?;
-        let mut target = source.successor()?;
-
+        // What can be started beforehand is.
+        let waiting = match self.way {
+            Way::Transfer => Some(source.successor()?),
+            Way::Exec | Way::Reboot => None,
+        };
         source.tell(Control::ResetGap)?;
         let before = Progress::now(source.report());
         let watcher = Watcher::start(source.ram())?;
-        let handover = transfer(&mut source, &mut target)?;
+        let (mut target, handover) = self.hand_over(source, waiting)?;
         wait_progress(target.report(), &before, PATIENCE)?;
         let watched = watcher.finish()?;
         let guest_ms = target.guest_gap_ms();
 
-        source.quit()?;
         let (idle, idle_guest_ms) = idle(&mut target, watched.length_ns)?;
         examine(&mut target)?;
         target.stop()?;
@@ -72,6 +122,36 @@ impl Contestant {
             idle_guest_ms,
         });
         Ok(())
+    }
+
+    fn hand_over(
+        &self,
+        mut source: Machine,
+        waiting: Option<Machine>,
+    ) -> Result<(Machine, Handover)> {
+        match (self.way, waiting) {
+            (Way::Transfer, Some(mut target)) => {
+                let handover = transfer(&mut source, &mut target)?;
+                source.quit()?;
+                Ok((target, handover))
+            }
+            (Way::Transfer, None) => anyhow::bail!("There is no process to transfer to"),
+            (Way::Exec, _) => {
+                let handover = execute_successor(&mut source)?;
+                Ok((source, handover))
+            }
+            (Way::Reboot, _) => {
+                let uri = format!("file:{}", source.file("state").display());
+                let info = kept::keep(&mut source, &uri)?;
+                source.quit()?;
+                let mut target = source.loading(&uri)?;
+                target.wait_status("running")?;
+                // What it says is its own part, and not comparable.
+                ensure!(info["status"] == "completed", "{info}");
+                let info = serde_json::Value::Null;
+                Ok((target, Handover { info }))
+            }
+        }
     }
 
     pub(super) fn finish(self) -> Result<Side> {
