@@ -50,6 +50,8 @@ pub struct State {
     pub settings: Settings,
     /// An incoming handover that waits for `migrate-incoming`.
     pub deferred: Option<TargetHandover>,
+    /// Whether the guest has asked for a reset that waits for the end of a migration.
+    pub reset_later: bool,
     /// Whether the machine is to boot before it runs for the first time.
     pub unbooted: bool,
     /// Where the guest is kept that was here.
@@ -110,6 +112,7 @@ impl Vm {
                 runstate,
                 settings,
                 deferred: None,
+                reset_later: false,
                 unbooted: false,
                 kept_in: None,
                 autostart,
@@ -209,6 +212,14 @@ impl Vm {
     pub fn reset(&self, guest: bool) -> Result<(), HostError> {
         let mut state = self.state();
         let before = state.runstate;
+        if before == RunState::FinishMigrate {
+            // What is being saved must stay as it is.
+            if !guest {
+                return Err("Migration is not finalized yet; reset the guest once it is".into());
+            }
+            state.reset_later = true;
+            return Ok(());
+        }
         // A reset boots it.
         state.unbooted = false;
         let Some(machine) = state.machine.as_mut() else {

@@ -204,6 +204,24 @@ fn a_process_that_waits_is_told_where_the_guest_is() -> Result<()> {
 }
 
 #[test]
+fn a_load_can_be_cancelled_and_said_again() -> Result<()> {
+    needs_baton!();
+    let mut source = setup()?.boot()?;
+    source.wait_progress()?;
+    keep(&mut source, "file:vm.state")?;
+    source.quit()?;
+    // It never says anything.
+    let mut target = source.loading("exec:sleep 1000")?;
+    target.wait_status("inmigrate")?;
+    target.execute("migrate_cancel", &json!({}))?;
+    let info = baton_testkit::transfer::outcome(&mut target)?;
+    ensure!(info["status"] == "cancelled", "{info}");
+    target.execute("migrate-incoming", &json!({ "uri": "file:vm.state" }))?;
+    target.wait_status("running")?;
+    is_whole(&mut target)
+}
+
+#[test]
 fn the_source_says_where_the_guest_is_and_never_runs_it_again() -> Result<()> {
     needs_baton!();
     let mut source = setup()?.boot()?;
@@ -311,6 +329,9 @@ fn a_cancelled_save_leaves_the_guest_running() -> Result<()> {
     // It never reads anything.
     machine.execute("migrate", &json!({ "uri": "exec:sleep 1000" }))?;
     machine.wait_status("finish-migrate")?;
+    // What is being saved stays as it is.
+    machine.refusal("system_reset", &json!({}))?;
+    machine.refusal("cont", &json!({}))?;
     machine.execute("migrate_cancel", &json!({}))?;
     let info = baton_testkit::transfer::outcome(&mut machine)?;
     ensure!(info["status"] == "cancelled", "{info}");

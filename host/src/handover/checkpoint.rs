@@ -100,6 +100,9 @@ impl CheckpointHost for Source {
     }
 
     fn ram(&mut self) -> Result<Option<Arc<dyn RamSource>>, HostError> {
+        if self.vm().state().reset_later {
+            return Err("The guest resets itself; try again once it has".into());
+        }
         // What the guest was told is on its disks must be there for whoever loads it.
         self.machine(Machine::disk_files)??.write_back()?;
         let ram = self.machine(|machine| Arc::clone(machine.ram()))?;

@@ -48,7 +48,8 @@ pub fn begin(
         .name("incoming".into())
         .spawn(move || {
             let vm = for_thread;
-            if let Err(reason) = load(&vm, place, false)
+            // Who cancels is there to say what next.
+            if let Err(Absent::Failed(reason)) = load(&vm, place, false)
                 && exit_on_error
             {
                 // The main thread lives until it hears this.
@@ -132,7 +133,16 @@ fn take(vm: &Vm) -> Result<(), HostError> {
     Ok(())
 }
 
-fn load(vm: &Arc<Vm>, place: Place, at_once: bool) -> Result<(), String> {
+/// Why the guest did not come.
+#[derive(Debug, thiserror::Error)]
+enum Absent {
+    #[error("The load was cancelled")]
+    Cancelled,
+    #[error("{0}")]
+    Failed(String),
+}
+
+fn load(vm: &Arc<Vm>, place: Place, at_once: bool) -> Result<(), Absent> {
     let mut host = Restore {
         vm: Arc::clone(vm),
         machine: None,
@@ -142,14 +152,14 @@ fn load(vm: &Arc<Vm>, place: Place, at_once: bool) -> Result<(), String> {
     };
     match restore(place, &vm.tracker, &mut host) {
         Ok(RestoreOutcome::Restored) => Ok(()),
-        Ok(RestoreOutcome::Cancelled) => Err("The load was cancelled".to_owned()),
+        Ok(RestoreOutcome::Cancelled) => Err(Absent::Cancelled),
         Ok(RestoreOutcome::Failed { reason }) => {
             tracing::error!("the guest did not come: {reason}");
-            Err(reason)
+            Err(Absent::Failed(reason))
         }
         Err(e) => {
             vm.state().migrating = false;
-            Err(e.to_string())
+            Err(Absent::Failed(e.to_string()))
         }
     }
 }

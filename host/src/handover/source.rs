@@ -9,6 +9,7 @@ use baton_migration::handover::{OutgoingFd, SourceHost};
 use baton_migration::stream::SectionWriter;
 use baton_migration::{HostError, MigrationEvent, Mode};
 
+use crate::machine::events::MachineEvent;
 use crate::machine::{GlobalState, HostTime, Machine};
 use crate::runstate::RunState;
 use crate::vm::Vm;
@@ -146,6 +147,10 @@ impl SourceHost for Source {
         }
         if state.runstate != RunState::FinishMigrate {
             return;
+        }
+        if std::mem::take(&mut state.reset_later) {
+            // The main thread lives until it hears this.
+            let _ = self.vm.requests.send(MachineEvent::Reset);
         }
         if !self.before.is_running() {
             state.runstate = self.before;
