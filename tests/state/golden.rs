@@ -170,6 +170,13 @@ fn by_hand(name: &str, version: u32) -> Result<Option<(&'static str, Vec<u8>)>> 
         bytes: &'a [u8],
     }
     #[derive(Serialize)]
+    struct Clocks {
+        boot: &'static str,
+        realtime: u64,
+        monotonic: u64,
+        tsc: u64,
+    }
+    #[derive(Serialize)]
     struct Request {
         queue: u16,
         head: u16,
@@ -185,6 +192,15 @@ fn by_hand(name: &str, version: u32) -> Result<Option<(&'static str, Vec<u8>)>> 
             "",
             wire::encode(&Unsent {
                 bytes: b"not yet sent",
+            })?,
+        )),
+        ("globalstate/host-time", 1) => Some((
+            "",
+            wire::encode(&Clocks {
+                boot: "2b7a2d5c-6f0e-4a5b-9d57-6a1a0c1d2e3f",
+                realtime: 1_795_000_000_000_000_000,
+                monotonic: 7_000_000_000_000,
+                tsc: 20_000_000_000_000,
             })?,
         )),
         ("virtio-blk", 1) => {

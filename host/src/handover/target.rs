@@ -125,7 +125,7 @@ impl TargetHost for Target {
         machine.rehearse(preview.header())?;
         check_only_migratable(&vm.options, Some(&machine))?;
         machine.warm_up(preview)?;
-        machine.warm_ram();
+        machine.warm_ram()?;
         crate::memory::warm_program();
         self.machine = Some(machine);
         Ok(())

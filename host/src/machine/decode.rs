@@ -7,7 +7,7 @@ use serde::de::DeserializeOwned;
 use super::controllers::{ClockState, ControllersState};
 use super::pci::ConfigPortsState;
 use super::power::PowerState;
-use super::{GlobalState, virtio};
+use super::{GlobalState, HostTime, virtio};
 use crate::vcpu::VcpuState;
 
 /// Decodes the payload of one of the host's sections, checks what can be checked without KVM, and
@@ -15,6 +15,7 @@ use crate::vcpu::VcpuState;
 pub fn again(section: &str, payload: &[u8]) -> Option<Result<Vec<u8>, String>> {
     Some(match section {
         "globalstate" => value::<GlobalState>(payload, |_| Ok(())),
+        "globalstate/host-time" => value::<HostTime>(payload, |_| Ok(())),
         "cpu" => value::<VcpuState>(payload, |_| Ok(())),
         "irqchip" => value::<ControllersState>(payload, |_| Ok(())),
         "kvmclock" => value::<ClockState>(payload, |_| Ok(())),
@@ -51,7 +52,8 @@ mod tests {
         let current: BTreeSet<_> = super::super::sections()
             .into_iter()
             .chain([virtio::VirtioPci::section()])
-            .map(|section| (section.name, section.version))
+            .flat_map(|section| section.names().collect::<Vec<_>>())
+            .map(|(name, versions)| (name, *versions.end()))
             .collect();
         let mut seen = BTreeSet::new();
         for folder in ["machine", "virtio-pci"] {

@@ -10,6 +10,9 @@ use serde::{Deserialize, Serialize};
 use super::power::monotonic_ns;
 use super::sections::MACHINE;
 
+/// Of section `globalstate`: only a guest that is kept has it.
+pub(super) const SUBSECTION: &str = "host-time";
+
 /// The clocks at one moment, and which start of the host it was in.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -51,7 +54,7 @@ impl HostTime {
     }
 
     fn section() -> Section {
-        Section::new("host-time", 1, 1)
+        Section::new(&format!("globalstate/{SUBSECTION}"), 1, 1)
     }
 
     /// Writes it.

@@ -20,6 +20,7 @@ mod platform;
 mod power;
 mod sections;
 mod virtio;
+mod warm;
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -331,11 +332,6 @@ impl Machine {
     /// Guest RAM.
     pub fn ram(&self) -> &Arc<Ram> {
         &self.around.ram
-    }
-
-    /// Enters guest RAM into this process's page tables.
-    pub fn warm_ram(&self) {
-        self.around.ram.warm_up();
     }
 
     /// Collects changes of interrupt routes while `f` runs, and tells the kernel once.

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::controllers::{self, ClockState, ControllersState};
 use super::pci::ConfigPortsState;
 use super::power::{Power, PowerState};
-use super::{HostTime, Machine, MachineDevice};
+use super::{HostTime, Machine, MachineDevice, host_time};
 use crate::vcpu::{self, Payload, Vcpu, VcpuState};
 
 /// The path of the machine's own sections.
@@ -40,7 +40,7 @@ pub fn sections() -> Vec<Section> {
 }
 
 fn global_section() -> Section {
-    Section::new("globalstate", 1, 1)
+    Section::new("globalstate", 1, 1).subsection(host_time::SUBSECTION, 1, 1)
 }
 
 fn ports_section() -> Section {

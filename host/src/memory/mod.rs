@@ -169,6 +169,16 @@ impl Ram {
             warm::populate(self, file);
         }
     }
+
+    /// Where the guest sees what the file already holds, as (address, bytes).
+    pub fn held(&self) -> Vec<(u64, u64)> {
+        let file = self.backing.as_ref().filter(|_| self.share);
+        let parts = file.map(|file| warm::held(self, file)).unwrap_or_default();
+        parts
+            .into_iter()
+            .map(|part| (part.guest_address, part.length))
+            .collect()
+    }
 }
 
 /// Where RAM of `size` bytes is in the guest, as two machines must have it in common.

@@ -35,8 +35,34 @@ fn touch(start: *mut u8, size: usize) {
     }
 }
 
+/// A part of RAM that its file holds: in the guest, here, and how long.
+pub(super) struct Held {
+    pub(super) guest_address: u64,
+    host_address: *mut u8,
+    pub(super) length: u64,
+}
+
 /// Maps the pages that the file holds. It is an improvement, so what fails is left for page faults.
 pub(super) fn populate(ram: &Ram, file: &File) {
+    for part in held(ram, file) {
+        // SAFETY: the range lies in a region of RAM; populating changes no content.
+        let done = unsafe {
+            libc::madvise(
+                part.host_address.cast(),
+                part.length as usize,
+                MADV_POPULATE_WRITE,
+            )
+        };
+        if let Err(e) = Errno::result(done) {
+            tracing::debug!("guest memory is not mapped ahead: {e}");
+            return;
+        }
+    }
+}
+
+/// What of RAM the file holds, holes left out. Nothing of what cannot be found out.
+pub(super) fn held(ram: &Ram, file: &File) -> Vec<Held> {
+    let mut parts = Vec::new();
     for region in ram.memory().iter() {
         let base = region.file_offset().map_or(0, FileOffset::start);
         let end = base + region.len();
@@ -50,16 +76,15 @@ pub(super) fn populate(ram: &Ram, file: &File) {
                 break;
             }
             let hole = seek(data, Whence::SeekHole).unwrap_or(end).min(end);
-            // SAFETY: the range lies in the region; populating changes no content.
-            let done = unsafe {
-                let start = region.as_ptr().add((data - base) as usize);
-                libc::madvise(start.cast(), (hole - data) as usize, MADV_POPULATE_WRITE)
-            };
-            if let Err(e) = Errno::result(done) {
-                tracing::debug!("guest memory is not mapped ahead: {e}");
-                return;
-            }
+            let within = data - base;
+            parts.push(Held {
+                guest_address: region.start_addr().0 + within,
+                // SAFETY: less than the region's length.
+                host_address: unsafe { region.as_ptr().add(within as usize) },
+                length: hole - data,
+            });
             at = hole;
         }
     }
+    parts
 }

@@ -16,7 +16,7 @@ use nix::errno::Errno;
 
 use super::signal::{Attached, call_out, thread_id};
 use super::state::{Abilities, VcpuState, section};
-use super::{cpuid, msrs, tsc};
+use super::{cpuid, msrs, prefault, tsc};
 use crate::machine::bus::AddressSpaces;
 use crate::machine::events::MachineEvent;
 
@@ -225,6 +225,22 @@ impl Vcpu {
             .send(Order::Load(section, reply))
             .map_err(|_| VcpuError::Gone)?;
         Ok(answer)
+    }
+
+    /// Enters ranges of guest RAM, as (address, bytes), into KVM's page tables. Returns at once; the
+    /// vCPU's next order waits until it is done.
+    pub fn pre_fault(&self, ranges: Vec<(u64, u64)>) -> Result<(), VcpuError> {
+        let id = self.id;
+        let order = Order::With(Box::new(move |vcpu| {
+            for (gpa, size) in ranges {
+                if let Err(e) = prefault::pre_fault(vcpu, gpa, size) {
+                    // It is an improvement, and the guest's faults do the same.
+                    tracing::debug!(vcpu = id, "RAM is not entered ahead: {e}");
+                    return;
+                }
+            }
+        }));
+        self.orders.send(order).map_err(|_| VcpuError::Gone)
     }
 
     /// Runs `f` on a stopped vCPU's descriptor.
