@@ -45,6 +45,23 @@ pub use baton_plugin_api::migration::{Blocker, Fd, FdDeclaration, MigrationEvent
 /// Its whole chain of sources is reported, so an error need not repeat its source's text.
 pub type HostError = Box<dyn std::error::Error + Send + Sync + 'static>;
 
+/// Carries out a step of a migration. A panic in it, which is a mistake of ours, is an error like
+/// any other: whoever has the guest must go on with it.
+fn caught<T>(step: impl FnOnce() -> Result<T, HostError>) -> Result<T, HostError> {
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+    catch_unwind(AssertUnwindSafe(step)).unwrap_or_else(|_panic| {
+        #[cfg(test)]
+        if _panic.is::<Died>() {
+            std::panic::resume_unwind(_panic);
+        }
+        Err("a mistake in Baton ended it; the log says more".into())
+    })
+}
+
+/// What a side's thread unwinds with in tests where its process dies.
+#[cfg(test)]
+struct Died;
+
 /// The text of an error and of all its sources, joined with `: `.
 pub fn error_chain(error: &(dyn std::error::Error + 'static)) -> String {
     let mut text = error.to_string();

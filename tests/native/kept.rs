@@ -480,8 +480,8 @@ fn documents_example(setup: Setup) -> Result<()> {
 fn a_process_that_is_killed_leaves_nothing_that_looks_whole() -> Result<()> {
     needs_baton!();
     for place in ["stop", "save", "write", "finish"] {
-        let fault = format!("checkpoint-{place}:kill");
-        let mut source = setup()?.environment("BATON_FAULT", &fault).boot()?;
+        let mut source = setup()?.boot()?;
+        source.want_fault(&format!("checkpoint-{place}"), "kill")?;
         set_mode(&mut source)?;
         let uri = json!({ "uri": "file:vm.state" });
         // The answer may come too late.
@@ -491,9 +491,8 @@ fn a_process_that_is_killed_leaves_nothing_that_looks_whole() -> Result<()> {
         refused_by(&source, "file:vm.state.baton-unfinished", place)?;
     }
     // Killed when it was kept, it has left the guest.
-    let mut source = setup()?
-        .environment("BATON_FAULT", "checkpoint-kept:kill")
-        .boot()?;
+    let mut source = setup()?.boot()?;
+    source.want_fault("checkpoint-kept", "kill")?;
     source.wait_progress()?;
     set_mode(&mut source)?;
     source
@@ -515,13 +514,14 @@ fn refused_by(source: &Machine, incoming: &str, place: &str) -> Result<()> {
 #[test]
 fn the_guest_goes_on_after_a_mistake_at_any_step() -> Result<()> {
     needs_baton!();
+    let mut source = setup()?.boot()?;
     for place in ["prepare", "stop", "save", "write", "finish"] {
         for what in ["error", "panic"] {
-            let fault = format!("checkpoint-{place}:{what}");
-            let mut source = setup()?.environment("BATON_FAULT", &fault).boot()?;
+            let fault = format!("checkpoint-{place}");
+            source.want_fault(&fault, what)?;
             source.wait_progress()?;
             let info = try_to_keep(&mut source, "file:vm.state")?;
-            ensure!(info["status"] == "failed", "{fault}: {info}");
+            ensure!(info["status"] == "failed", "{fault} {what}: {info}");
             source.wait_status("running")?;
             is_whole(&mut source)?;
             ensure!(!source.file("vm.state").exists());

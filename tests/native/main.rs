@@ -4,6 +4,7 @@
 
 mod blockers;
 mod boot;
+mod deaths;
 mod document;
 mod exec;
 mod failure;

@@ -4,7 +4,7 @@ use anyhow::{Result, ensure};
 
 use crate::disk;
 use crate::machine::Machine;
-use crate::progress::faults;
+use crate::progress::{Progress, faults};
 
 /// What was looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,11 +39,17 @@ fn examine_stopped(machine: &Machine) -> Result<Examined> {
         "The guest complains: {}",
         found.join(", ")
     );
-    Ok(Examined {
+    let before = Progress::now(machine.report());
+    let examined = Examined {
         pages: machine.ram().check_walk()?,
         disk: match machine.disk() {
             Some(image) => disk::check(machine.report(), &image)?,
             None => disk::Checked::default(),
         },
-    })
+    };
+    ensure!(
+        Progress::now(machine.report()) == before,
+        "The guest is stopped here, and somebody else runs it"
+    );
+    Ok(examined)
 }

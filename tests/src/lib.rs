@@ -6,6 +6,7 @@
 
 pub mod check;
 pub mod disk;
+pub mod fault;
 pub mod fixtures;
 pub mod guest;
 pub mod kept;

@@ -6,17 +6,17 @@ use serde_json::{Value, json};
 use std::fs::File;
 use std::io::Write;
 use std::path::PathBuf;
-use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
+use std::process::{ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::Arc;
 
-use crate::process::{self, ending, last_words};
+use crate::process::{self, Running, ending, last_words};
 use crate::qmp::Qmp;
 use crate::ram::GuestRam;
 use crate::report::{Control, MAX_GAP_TSC, Report};
 use crate::setup::{Serial, Setup};
 use crate::vmm::Vmm;
 use crate::wait::{PATIENCE, wait_for};
-use crate::world::World;
+use crate::world::{FAULTS, World};
 use crate::{progress, sockets};
 
 /// How a successor waits for its guest's state.
@@ -35,11 +35,11 @@ pub enum Main {
 /// A process of the VMM. It is killed when this is dropped, and nothing of it remains.
 pub struct Machine {
     number: u32,
-    child: Child,
+    pub(crate) process: Running,
     stdin: Option<ChildStdin>,
     qmp: Option<Qmp>,
     main: Main,
-    world: Arc<World>,
+    pub(crate) world: Arc<World>,
 }
 
 impl Machine {
@@ -95,6 +95,7 @@ impl Machine {
                 command.args(["-incoming", &world.channel("cpr", number).to_string()]);
             }
         }
+        command.env(FAULTS, world.faults());
         command.envs(setup.environment.iter().map(|(name, value)| (name, value)));
         let log = world.log(number);
         let log = File::create(&log).with_context(|| format!("Cannot make {}", log.display()))?;
@@ -107,7 +108,7 @@ impl Machine {
         Ok(Self {
             number,
             stdin: child.stdin.take(),
-            child,
+            process: Running::new(child),
             qmp: None,
             main: incoming.unwrap_or(Main::Unix),
             world: Arc::clone(world),
@@ -163,7 +164,7 @@ impl Machine {
 
     /// The process's number in the system.
     pub fn pid(&self) -> u32 {
-        self.child.id()
+        self.process.pid()
     }
 
     /// All the guest has said on its serial port.
@@ -360,7 +361,7 @@ impl Machine {
     /// # Errors
     /// When it is gone.
     pub fn signal(&self, signal: Signal) -> Result<()> {
-        process::signal(&self.child, signal)
+        self.process.signal(signal)
     }
 
     /// Kills the process and waits for its end.
@@ -368,12 +369,10 @@ impl Machine {
     /// # Errors
     /// When that fails.
     pub fn kill(&mut self) -> Result<()> {
-        self.child
-            .kill()
-            .with_context(|| format!("Cannot kill {}", self.name()))?;
-        self.child
-            .wait()
-            .context("Cannot wait for a killed process")?;
+        if self.process.ended()?.is_none() {
+            self.signal(Signal::SIGKILL)?;
+            self.ended()?;
+        }
         Ok(())
     }
 
@@ -383,10 +382,7 @@ impl Machine {
     /// When it does not.
     pub fn ended(&mut self) -> Result<ExitStatus> {
         let what = format!("process {} to end", self.number);
-        let child = &mut self.child;
-        wait_for(&what, PATIENCE, || {
-            child.try_wait().context("Cannot ask for a process's end")
-        })
+        wait_for(&what, PATIENCE, || self.process.ended())
     }
 
     /// Waits for the process to end well.
@@ -418,11 +414,7 @@ impl Machine {
     /// # Errors
     /// Exactly then.
     pub fn alive(&mut self) -> Result<()> {
-        match self
-            .child
-            .try_wait()
-            .context("Cannot ask for a process's end")?
-        {
+        match self.process.ended()? {
             Some(status) => bail!("{} ended too early: {}", self.name(), ending(status)),
             None => Ok(()),
         }
@@ -454,7 +446,6 @@ fn monitor(world: &World, number: u32) -> [String; 2] {
 impl Drop for Machine {
     fn drop(&mut self) {
         // It has usually ended by now, and there is nobody left to tell.
-        self.child.kill().ok();
-        self.child.wait().ok();
+        self.kill().ok();
     }
 }

@@ -41,6 +41,8 @@ impl Scratch {
         fs::remove_dir_all(&folder).ok();
         fs::create_dir_all(&folder)
             .with_context(|| format!("Cannot make the folder {}", folder.display()))?;
+        // As the system names it.
+        let folder = folder.canonicalize().unwrap_or(folder);
         Ok(Self(folder))
     }
 

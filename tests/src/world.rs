@@ -8,10 +8,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::machine::Main;
+use crate::process;
 use crate::ram::GuestRam;
 use crate::scratch::Scratch;
 use crate::serial::SerialLog;
 use crate::setup::{RAM, SERIAL, Setup};
+
+/// Tells Baton where its faults are wanted.
+pub(crate) const FAULTS: &str = "BATON_FAULTS";
 
 /// A guest's surroundings; they go with the last process.
 pub(crate) struct World {
@@ -28,6 +32,7 @@ impl World {
     /// Makes the folder, RAM and disk.
     pub(crate) fn new(setup: Setup) -> Result<Self> {
         let scratch = Scratch::new()?;
+        std::fs::create_dir(scratch.join("faults")).context("Cannot make a folder for faults")?;
         let ram = GuestRam::create(&scratch.join(RAM), setup.memory_mib << 20)?;
         if setup.touched {
             GuestRam::allocate(&scratch.join(RAM))?;
@@ -55,6 +60,11 @@ impl World {
     /// The guest's disk image.
     pub(crate) fn disk(&self) -> Option<PathBuf> {
         self.setup.disk(self.scratch.path())
+    }
+
+    /// The folder of the faults that are wanted.
+    pub(crate) fn faults(&self) -> PathBuf {
+        self.scratch.join("faults")
     }
 
     /// A socket of a process: `cpr`, `main` or `qmp`.
@@ -93,5 +103,12 @@ impl World {
             .create(true)
             .open(path)
             .with_context(|| format!("Cannot open the guest's log {}", path.display()))
+    }
+}
+
+impl Drop for World {
+    /// Ends what no [`crate::Machine`] stands for, a process that took another's place for one.
+    fn drop(&mut self) {
+        process::clear_out(self.scratch.path());
     }
 }

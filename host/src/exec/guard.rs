@@ -5,8 +5,9 @@
 use std::os::fd::RawFd;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
-use baton_migration::HostError;
+use baton_migration::{HostError, fault};
 use nix::libc;
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, Signal, sigaction};
 use nix::unistd::alarm;
@@ -15,7 +16,7 @@ use super::OldProgram;
 use super::program::Program;
 
 /// How long the successor may take to start the guest: it stands still meanwhile.
-const PATIENCE: u32 = 60;
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What a program that has lost its mind ends with.
 const CRASHES: [Signal; 6] = [
@@ -54,7 +55,7 @@ impl Guard {
                 go_back(format!("the new program panicked: {panic}").as_bytes());
             }
         }));
-        alarm::set(PATIENCE);
+        alarm::set(fault::patience(PATIENCE).as_secs().max(1) as u32);
         Ok(Self(()))
     }
 

@@ -43,7 +43,6 @@ struct Child {
 /// The child, from the side of the program that has made it.
 pub struct Holder {
     handle: HolderHandle,
-    /// Closed, it ends the child.
     leash: OwnedFd,
 }
 
@@ -119,10 +118,15 @@ impl Holder {
         fds::keep(&self.leash, true)?;
         Ok(self.handle)
     }
+}
 
-    /// Ends the child: nothing was executed.
-    pub fn dismiss(self) {
-        drop(self.leash);
+impl Drop for Holder {
+    /// Ends the child: nothing was executed. It must be told, since a leash that is only let go of
+    /// may be that of a dying process.
+    fn drop(&mut self) {
+        if let Err(e) = nix::unistd::write(&self.leash, b".") {
+            tracing::debug!("the holder has ended: {e}");
+        }
         reap(self.handle.pid);
     }
 }
@@ -155,26 +159,31 @@ extern "C" fn hold(child: *mut libc::c_void) -> libc::c_int {
     };
     // SAFETY: the child's own copy, which would keep the leash from ever being let go.
     unsafe { libc::close(child.hand) };
+    let mut leash = child.leash;
     loop {
-        let mut fds = [watch(child.leash), watch(child.parent)];
+        let mut fds = [watch(leash), watch(child.parent)];
         // SAFETY: two entries, both on this stack.
         let ready = unsafe { libc::poll(fds.as_mut_ptr(), 2, -1) };
         if ready <= 0 {
             continue;
         }
-        if (child.started)(&child.claim) {
+        let [leashed, parent] = fds;
+        if (child.started)(&child.claim) || leashed.revents & libc::POLLIN != 0 {
             break;
         }
         // SAFETY: asks for a number.
-        if fds[1].revents != 0 && unsafe { libc::getppid() } != child.parent_pid {
+        if parent.revents != 0 && unsafe { libc::getppid() } != child.parent_pid {
             // Nobody is left who could run the guest.
             child
                 .old
                 .execute(b"the new program ended before it started the guest");
             break;
         }
-        // The leash was let go by a program that lives: it has the guest.
-        break;
+        if leashed.revents != 0 {
+            // Let go of by a process that is dying: it closes its files before it is gone. Its
+            // end is what is waited for now.
+            leash = -1;
+        }
     }
     // SAFETY: ends this child alone, and runs nothing of the old program.
     unsafe { libc::_exit(0) }

@@ -7,7 +7,7 @@ use crate::claim::Blackout;
 use crate::fingerprint::MachineFingerprint;
 use crate::handover::advance;
 use crate::status::{MigrationInProgress, MigrationStatus, Tracker};
-use crate::{HostError, error_chain};
+use crate::{HostError, caught, error_chain, fault};
 
 /// How it ended. The host was told already.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,7 +30,7 @@ pub fn restore(
     host: &mut (impl RestoreHost + ?Sized),
 ) -> Result<RestoreOutcome, MigrationInProgress> {
     tracker.begin()?;
-    let restored = load(place, tracker, host);
+    let restored = caught(|| load(place, tracker, &mut *host));
     Ok(match restored {
         Ok(blackout) => {
             tracker.note_blackout(Some(blackout));
@@ -64,15 +64,18 @@ fn load(
     let mut state = kept.state(cancel)?;
     let fingerprint = host.fingerprint()?;
     check(&kept, &fingerprint, &state.header().fingerprint)?;
+    fault::point("restore-build")?;
     host.build(&mut kept, cancel)?;
     kept.finish(cancel)?;
     let received = Instant::now();
     advance(tracker, MigrationStatus::Active);
+    fault::point("restore-load")?;
     host.load(&mut state)?;
     let loaded = Instant::now();
     if cancel.requested() {
         return Err("it was cancelled".into());
     }
+    fault::point("restore-start")?;
     host.start()?;
     let started = Instant::now();
     let us = |from: Instant, to: Instant| {

@@ -1,6 +1,5 @@
 //! Keeping the state: the order of events.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -14,7 +13,7 @@ use crate::fingerprint::MachineFingerprint;
 use crate::handover::{advance, tell};
 use crate::status::{MigrationInProgress, MigrationStatus, Tracker};
 use crate::stream::{Header, SectionWriter};
-use crate::{HostError, MigrationEvent, Mode, error_chain, fault};
+use crate::{HostError, MigrationEvent, Mode, caught, error_chain, fault};
 
 /// What `migrate` was asked to do, and with what.
 pub struct CheckpointOptions<'a> {
@@ -118,13 +117,8 @@ impl Checkpoint {
     ) -> CheckpointOutcome {
         let mut stopped = false;
         // The guest must go on even after a mistake of ours.
-        let kept = catch_unwind(AssertUnwindSafe(|| {
-            self.keep(&mut *host, &mut *keeper, &mut stopped)
-        }));
-        let kept = kept.unwrap_or_else(|_| {
-            let reason = "a mistake in Baton ended it; the log says more".to_owned();
-            Err(Stop::Failed(reason))
-        });
+        let kept = caught(|| Ok(self.keep(&mut *host, &mut *keeper, &mut stopped)));
+        let kept = kept.unwrap_or_else(|mistake| Err(mistake.into()));
         match kept {
             Ok(blackout) => {
                 // An error here is too late to be one.

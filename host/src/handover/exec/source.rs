@@ -299,7 +299,7 @@ impl Keeper for Executor {
         let mut surviving: Vec<_> = opened.fds.iter().map(|out| out.fd.as_fd()).collect();
         surviving.extend([opened.exe.as_fd(), state.as_fd(), self.claim.fd()]);
         surviving.extend(client_fds.iter().map(AsFd::as_fd));
-        let outlive = exec::Outlive::new(surviving)?;
+        let _outlive = exec::Outlive::new(surviving)?;
         // The holder's handoff is written before the holder is: it needs no leash of its own.
         let for_holder = exec::write_handoff(&opened.old, &handoff)?;
         let outlive_too = exec::Outlive::new(vec![for_holder.as_fd()])?;
@@ -307,18 +307,15 @@ impl Keeper for Executor {
         let (_, watch) = TargetClaim::adopt(&self.claim.fd().try_clone_to_owned()?)?;
         let started = |watch: &ClaimWatch| watch.state() == ClaimState::Started;
         let holder = Holder::start(again, watch, started)?;
-        let executed = holder.handle().and_then(|handle| {
-            fault::point("exec-execve")?;
-            handoff.holder = Some(handle);
-            let memfd = exec::write_handoff(&opened.old, &handoff)?;
-            let _outlives = exec::Outlive::new(vec![memfd.as_fd()])?;
-            let errno = Program::command(&self.command, memfd.as_raw_fd())?.execute(b"");
-            let name = self.command.first().map_or("", String::as_str);
-            Err(format!("execvp {name} failed: {}", errno.desc()).into())
-        });
-        holder.dismiss();
-        drop((outlive, outlive_too));
-        executed
+        // The successor has no use for it.
+        drop(outlive_too);
+        fault::point("exec-execve")?;
+        handoff.holder = Some(holder.handle()?);
+        let memfd = exec::write_handoff(&opened.old, &handoff)?;
+        let _outlives = exec::Outlive::new(vec![memfd.as_fd()])?;
+        let errno = Program::command(&self.command, memfd.as_raw_fd())?.execute(b"");
+        let name = self.command.first().map_or("", String::as_str);
+        Err(format!("execvp {name} failed: {}", errno.desc()).into())
     }
 
     fn discard(&mut self) {

@@ -24,6 +24,7 @@ pub fn rehearse(options: &Options, inherited: &Inherited) -> Result<(), HostErro
     compare(options, &handoff.fingerprint)?;
     let registry = Registry::load(&options.plugins)?;
     let (events, _inbox) = std::sync::mpsc::channel();
+    fault::point("rehearsal-build")?;
     let fds = Arc::new(inherited.table()?);
     let machine = Machine::build(
         options,
@@ -84,6 +85,7 @@ pub struct Succession {
 impl Succession {
     /// Prepares the way back first, unless this is it.
     pub fn new(inherited: Inherited) -> Result<Self, HostError> {
+        fault(&inherited, "begin")?;
         let guard = match inherited.purpose {
             Purpose::Rollback { .. } | Purpose::Rehearsal => None,
             Purpose::Successor => Some(Guard::arm(&inherited.old, inherited.fd)?),
@@ -115,7 +117,7 @@ impl Succession {
         let stream = inherited.state()?.ok_or("No state was handed over")?;
         check_incoming(&vm.options, handoff)?;
         compare(&vm.options, &handoff.fingerprint)?;
-        self.fault("build")?;
+        fault(&self.inherited, "build")?;
         let fds = Arc::new(inherited.table()?);
         let machine = Machine::build(
             &vm.options,
@@ -126,7 +128,7 @@ impl Succession {
         fds.all_claimed()?;
         let mut target = Target::with(Arc::clone(vm), machine);
         watch.stamp(Moment::Received);
-        self.fault("load")?;
+        fault(&self.inherited, "load")?;
         let mut image = StateImage::read(&stream[..])?;
         if image.header().fingerprint != handoff.fingerprint {
             return Err("The state is of another machine than the descriptors".into());
@@ -135,23 +137,14 @@ impl Succession {
         target.load(&mut image)?;
         watch.stamp(Moment::Loaded);
         let kept = inherited.monitors()?;
-        self.fault("start")?;
+        fault(&self.inherited, "start")?;
         if let Some(guard) = self.guard.take() {
             guard.disarm();
         }
-        self.fault("claim")?;
+        fault(&self.inherited, "claim")?;
         let _started = target.start(claim)?;
         self.conclude(vm, &watch);
         Ok(kept)
-    }
-
-    /// `successor-STEP` in the new program, `rollback-STEP` in the old one again.
-    fn fault(&self, step: &str) -> Result<(), HostError> {
-        let who = match self.inherited.purpose {
-            Purpose::Rollback { .. } => "rollback",
-            _ => "successor",
-        };
-        fault::point(&format!("{who}-{step}"))
     }
 
     fn conclude(&self, vm: &Vm, watch: &ClaimWatch) {
@@ -166,6 +159,20 @@ impl Succession {
 
     /// The guest runs here: lets go of the rest of the inheritance.
     pub fn release(self) {
+        // An error is too late to be one.
+        let _ = fault(&self.inherited, "release");
         self.inherited.release();
     }
+}
+
+/// `successor-STEP` in the new program; in the old one again `rollback-STEP`, or `rescue-STEP` if
+/// its process had ended.
+fn fault(inherited: &Inherited, step: &str) -> Result<(), HostError> {
+    let held = |handoff: &Handoff| handoff.holder.is_some();
+    let who = match inherited.purpose {
+        Purpose::Rollback { .. } if inherited.handoff.as_ref().is_ok_and(held) => "rollback",
+        Purpose::Rollback { .. } => "rescue",
+        _ => "successor",
+    };
+    fault::point(&format!("{who}-{step}"))
 }

@@ -13,7 +13,7 @@ use crate::handover::protocol::{self, Message, kind};
 use crate::handover::{SourceHost, advance};
 use crate::status::MigrationStatus;
 use crate::stream::SectionWriter;
-use crate::{HostError, MigrationEvent, error_chain, fault};
+use crate::{HostError, MigrationEvent, caught, error_chain, fault};
 
 /// How long a last word to the target may take: it is for its log only.
 const FAREWELL: Duration = Duration::from_secs(1);
@@ -25,13 +25,14 @@ impl SourceHandover {
         let (mut machine, mut action) = Machine::new(self.pause);
         loop {
             tracing::debug!(?action, "handover, source");
-            let input = match action {
-                Action::Finish { end, resume } => return self.finish(host, end, resume),
-                action => match fault::before("source", &action) {
-                    Ok(()) => self.carry_out(&action, host),
-                    Err(error) => Input::Failed(error_chain(&*error)),
-                },
-            };
+            let input = caught(|| {
+                fault::before("source", &action)?;
+                Ok(self.carry_out(&action, &mut *host))
+            });
+            if let Action::Finish { end, resume } = action {
+                return self.finish(host, end, resume);
+            }
+            let input = input.unwrap_or_else(|error| Input::Failed(error_chain(&*error)));
             tracing::debug!(?input, "handover, source");
             action = machine.step(input);
         }

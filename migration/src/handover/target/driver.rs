@@ -15,7 +15,7 @@ use crate::handover::link::{Event, LinkError};
 use crate::handover::protocol::{self, Message, kind};
 use crate::handover::{StartError, TargetHost, advance};
 use crate::status::MigrationStatus;
-use crate::{HostError, error_chain, fault};
+use crate::{HostError, caught, error_chain, fault};
 
 /// How long a connection to the main channel may take to show that it is the source's, before the
 /// next one is looked at. The guest runs meanwhile.
@@ -33,12 +33,22 @@ impl TargetHandover {
     ) {
         while !matches!(self.action, Action::Finish { .. }) && !pause(&self.action) {
             tracing::debug!(action = ?self.action, "handover, target");
-            let input = match fault::before("target", &self.action) {
-                Ok(()) => self.carry_out(host),
-                Err(error) => Input::Failed(error_chain(&*error)),
-            };
+            let input = caught(|| {
+                fault::before("target", &self.action)?;
+                Ok(self.carry_out(host))
+            });
+            let input = input.unwrap_or_else(|error| self.failed(error_chain(&*error)));
             tracing::debug!(?input, "handover, target");
             self.action = self.machine.step(input);
+        }
+    }
+
+    /// What a step that went wrong means for the guest: the claim knows.
+    fn failed(&self, reason: String) -> Input {
+        let source = self.source.as_ref();
+        match (&self.action, source.map(|source| source.watch.state())) {
+            (Action::Start, Some(ClaimState::Started)) => Input::StartedAndFailed(reason),
+            _ => Input::Failed(reason),
         }
     }
 
@@ -209,10 +219,7 @@ impl TargetHandover {
             Err(StartError::Reclaimed(_)) => Input::Reclaimed,
             Err(StartError::Host(error)) => {
                 let reason = format!("The guest cannot be started: {}", error_chain(&*error));
-                match source.watch.state() {
-                    ClaimState::Started => Input::StartedAndFailed(reason),
-                    _ => Input::Failed(reason),
-                }
+                self.failed(reason)
             }
         }
     }
@@ -241,6 +248,8 @@ impl TargetHandover {
 
     /// Tells host, source and operator how it ended.
     pub(super) fn finish(mut self, host: &mut (impl TargetHost + ?Sized)) -> TargetOutcome {
+        // An error is too late to be one.
+        let _ = caught(|| fault::before("target", &self.action));
         let Action::Finish { end, tell } = self.action.clone() else {
             return TargetOutcome::Abandoned {
                 reason: "The handover has not ended".to_owned(),

@@ -102,7 +102,7 @@ fn hundreds_of_descriptors_go_to_their_owners() {
 #[test]
 fn wherever_one_side_fails_or_dies_the_guest_runs_on_the_right_one() {
     for step in Step::ALL {
-        for trouble in [Trouble::Fail, Trouble::Die] {
+        for trouble in [Trouble::Fail, Trouble::Die, Trouble::Panic] {
             let rig = Rig::new(generous());
             let (mut source, mut target) = (rig.source(), rig.target());
             (source.plan, target.plan) = (Some((step, trouble)), Some((step, trouble)));
@@ -133,7 +133,7 @@ fn wherever_one_side_fails_or_dies_the_guest_runs_on_the_right_one() {
                     assert!(source.postmigrate, "{what}");
                     assert_eq!(rig.source_tracker.status(), MigrationStatus::Failed);
                     let lost = matches!(theirs, Some(TargetOutcome::Lost { .. }));
-                    assert_eq!(lost, trouble == Trouble::Fail, "{what}");
+                    assert_eq!(lost, trouble != Trouble::Die, "{what}");
                 }
                 // Nothing that happens on the source after the target has the guest matters.
                 (Step::SourceDone | Step::SourcePostmigrate, _) => {
@@ -147,6 +147,10 @@ fn wherever_one_side_fails_or_dies_the_guest_runs_on_the_right_one() {
                     if trouble == Trouble::Fail {
                         assert!(reason.contains(&format!("{step:?} went wrong")), "{what}");
                         assert!(target.abandoned.is_some(), "{what}");
+                    }
+                    // At the first message there is no handover yet whose mistake it could be.
+                    if trouble == Trouble::Panic && step != Step::TargetFingerprint {
+                        assert!(reason.contains("a mistake in Baton"), "{what}");
                     }
                     assert!(!source.postmigrate, "{what}");
                     assert_eq!(
@@ -172,7 +176,7 @@ fn a_source_that_dies_right_after_it_sent_the_state_loses_nothing() {
     let rig = Rig::watched(generous(), |status| {
         // The first thing after the state has gone.
         if status == MigrationStatus::Device {
-            resume_unwind(Box::new("died"));
+            resume_unwind(Box::new(crate::Died));
         }
     });
     let (mut source, mut target) = (rig.source(), rig.target());
