@@ -7,6 +7,7 @@ mod boot;
 mod deaths;
 mod document;
 mod exec;
+mod exec_deaths;
 mod failure;
 mod kept;
 mod kills;

@@ -6,6 +6,7 @@
 use anyhow::{Context, Result};
 use nix::errno::Errno;
 use nix::sys::prctl::{set_child_subreaper, set_pdeathsig};
+use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
@@ -20,8 +21,14 @@ use std::process::{Child, Command, ExitStatus};
 /// When it cannot be started.
 pub fn spawn(command: &mut Command) -> Result<Child> {
     adopt_orphans()?;
-    // SAFETY: the hook makes one system call and touches no memory of the parent's.
-    unsafe { command.pre_exec(|| set_pdeathsig(Signal::SIGKILL).map_err(Into::into)) };
+    // SAFETY: the hook makes two system calls and touches no memory of the parent's.
+    unsafe {
+        command.pre_exec(|| {
+            // Tests crash processes on purpose.
+            setrlimit(Resource::RLIMIT_CORE, 0, 0)?;
+            set_pdeathsig(Signal::SIGKILL).map_err(Into::into)
+        })
+    };
     command
         .spawn()
         .with_context(|| format!("Cannot start {}", command.get_program().to_string_lossy()))

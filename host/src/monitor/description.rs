@@ -240,7 +240,7 @@ fn build_listener(
                     shown(&path)
                 ));
             }
-            let own = owned.map(|identity| OwnPath::new(path.clone(), Some(identity)));
+            let own = owned.map(|identity| OwnPath::inherited(path.clone(), identity));
             let address = MonitorAddress::Unix { path, wait: false };
             (address, Some(Socket::Unix(socket)), own)
         }

@@ -12,7 +12,8 @@ use super::listener::{
 use super::stream::Plain;
 
 /// Listening sockets and connected clients that nobody serves, from [`super::Monitor::detach`] to
-/// [`super::Monitor::attach`]. If it is dropped, clients are disconnected and sockets removed.
+/// [`super::Monitor::attach`]. If it is dropped, clients are disconnected and sockets removed, but
+/// for those that another program has left.
 #[derive(Default)]
 pub struct Kept {
     pub(super) listeners: Vec<Listening>,

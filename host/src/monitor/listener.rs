@@ -107,6 +107,9 @@ pub struct MonitorError {
 pub(super) struct OwnPath {
     path: PathBuf,
     identity: Option<Identity>,
+    /// Whether it is this program's: one that is inherited stays for whoever comes next until it is
+    /// served.
+    served: bool,
 }
 
 /// A file's device and inode.
@@ -114,8 +117,26 @@ type Identity = (u64, u64);
 
 impl OwnPath {
     /// Owns `path` as long as the socket there is the one of this identity.
-    pub(super) fn new(path: PathBuf, identity: Option<Identity>) -> Self {
-        Self { path, identity }
+    fn new(path: PathBuf, identity: Option<Identity>) -> Self {
+        Self {
+            path,
+            identity,
+            served: true,
+        }
+    }
+
+    /// The same once it is served: the program it comes from may still get it back.
+    pub(super) fn inherited(path: PathBuf, identity: Identity) -> Self {
+        Self {
+            path,
+            identity: Some(identity),
+            served: false,
+        }
+    }
+
+    /// It is this program's from here on.
+    pub(super) fn serve(&mut self) {
+        self.served = true;
     }
 
     pub(super) fn is_of(&self, address: &MonitorAddress) -> bool {
@@ -130,7 +151,7 @@ impl OwnPath {
 
 impl Drop for OwnPath {
     fn drop(&mut self) {
-        if self.identity.is_some() && identity(&self.path) == self.identity {
+        if self.served && self.identity.is_some() && identity(&self.path) == self.identity {
             // It is only a courtesy; a successor replaces a stale socket.
             let _ = std::fs::remove_file(&self.path);
         }

@@ -138,6 +138,7 @@ impl Monitor {
             }
         };
         // From here on nothing fails.
+        kept.paths.iter_mut().for_each(OwnPath::serve);
         kept.retain(addresses);
         kept.catch_up();
         let Kept {
