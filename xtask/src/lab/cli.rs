@@ -13,6 +13,7 @@ cargo xtask lab run [JOB] [OPTIONS]   run a job in the lab
 cargo xtask lab shell [OPTIONS]       a shell in the outer machine (leave with Ctrl-A X)
 
 JOB      transfer       boot a guest and hand it over by cpr-transfer (the default)
+         modes          boot a guest and take it through every migration mode
          boot           boot a guest and let it work, no handover
          FILE.sh        run a script of your own in the outer machine
 
@@ -109,7 +110,7 @@ fn show(report: &LabReport) {
     if report.passed && !report.values.is_empty() {
         println!("Lab passed after {wall:.1} s, attempt {}.", report.attempts);
         for (name, value) in &report.values {
-            println!("  {name:<20} {value}");
+            println!("  {name:<28} {value}");
         }
     } else {
         let verdict = if report.passed { "passed" } else { "FAILED" };
@@ -158,8 +159,9 @@ fn parse(args: &[String]) -> Result<(Job, Options)> {
             count: count.unwrap_or(10),
         },
         "boot" => Job::Transfer { count: 0 },
+        "modes" => Job::Modes,
         file if file.ends_with(".sh") => Job::Script(file.into()),
-        other => bail!("No job `{other}`: it is transfer, boot or a FILE.sh"),
+        other => bail!("No job `{other}`: it is transfer, modes, boot or a FILE.sh"),
     };
     Ok((job, options))
 }

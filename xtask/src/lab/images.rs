@@ -75,16 +75,15 @@ pub(crate) fn l1(
 
 /// What process 1 of L1 runs.
 fn run_script(job: &Job, options: &Options) -> Result<String> {
-    match job {
-        Job::Transfer { count } => Ok(format!(
-            "#!/bin/sh\nexec {} lab-agent transfer {} {count}\n",
-            inside::AGENT,
-            options.vmm
-        )),
-        Job::Script(file) => fs::read_to_string(file)
-            .with_context(|| format!("Cannot read the job's script {}", file.display())),
-        Job::Shell => Ok("#!/bin/sh\nexec setsid cttyhack sh\n".to_owned()),
+    if let Job::Script(file) = job {
+        return fs::read_to_string(file)
+            .with_context(|| format!("Cannot read the job's script {}", file.display()));
     }
+    let command = match job.agent(options.vmm) {
+        Some(task) => format!("{} lab-agent {task}", inside::AGENT),
+        None => "setsid cttyhack sh".to_owned(),
+    };
+    Ok(format!("#!/bin/sh\nexec {command}\n"))
 }
 
 fn vmm(cpio: &mut Cpio, programs: &mut Programs, job: &Job, options: &Options) -> Result<()> {
@@ -95,7 +94,7 @@ fn vmm(cpio: &mut Cpio, programs: &mut Programs, job: &Job, options: &Options) -
     let binary = match binary {
         Ok(binary) => binary,
         // A script or a shell may be about something else.
-        Err(_) if !matches!(job, Job::Transfer { .. }) => return Ok(()),
+        Err(_) if job.agent(options.vmm).is_none() => return Ok(()),
         Err(error) => return Err(error),
     };
     programs.add(cpio, &binary, inside::VMM)?;

@@ -36,10 +36,28 @@ use std::time::Duration;
 pub(crate) enum Job {
     /// Boot a guest, hand it over that many times by cpr-transfer, and judge what it says.
     Transfer { count: u32 },
+    /// Boot a guest, take it through every migration mode, and judge the same way.
+    Modes,
     /// Run this shell script as `/lab/run`; its exit status is the result.
     Script(PathBuf),
     /// Give the terminal a shell in L1.
     Shell,
+}
+
+impl Job {
+    /// What the agent in L1 is told to do; nothing for a job that does without it.
+    fn agent(&self, vmm: Vmm) -> Option<String> {
+        match self {
+            Self::Transfer { count } => Some(format!("transfer {vmm} {count}")),
+            Self::Modes => Some(format!("modes {vmm}")),
+            Self::Script(_) | Self::Shell => None,
+        }
+    }
+
+    /// Whether the job needs modes that QEMU has not, or not yet.
+    fn only_baton(&self) -> bool {
+        matches!(self, Self::Modes)
+    }
 }
 
 /// How a job is run. `Options::default()` is right for most.

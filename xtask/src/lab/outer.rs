@@ -2,8 +2,8 @@
 
 use super::packages::{self, Packages};
 use super::report::Console;
-use super::{Job, LabReport, Options, images, needs, paths};
-use anyhow::{Context, Result};
+use super::{Job, LabReport, Options, Vmm, images, needs, paths};
+use anyhow::{Context, Result, bail};
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
@@ -24,6 +24,12 @@ const L1_APPEND: &str = "console=ttyS0 quiet mitigations=off net.ifnames=0 panic
 /// # Errors
 /// When it cannot be started; a job that ran and failed is a report with `passed` false.
 pub(crate) fn run(job: &Job, options: &Options) -> Result<LabReport> {
+    if job.only_baton() && options.vmm != Vmm::Baton {
+        bail!(
+            "This job is for Baton alone: {} has not all of its modes",
+            options.vmm
+        );
+    }
     needs::require()?;
     let packages = packages::get(false)?;
     let mut attempts = 0;

@@ -79,25 +79,33 @@ fn count(stream: impl Read, tally: &Mutex<&mut Tally>) {
     }
 }
 
-/// The lab's job, which stands for the tests that need a Linux guest.
+/// The lab's jobs, which stand for the tests that need a Linux guest.
 fn run_lab(filter: Option<&str>, without: bool, tally: &mut Tally) {
-    const NAME: &str = "lab: transfer";
-    if filter.is_some_and(|filter| !NAME.contains(filter)) {
-        return;
+    let jobs = [
+        ("lab: transfer", Job::Transfer { count: 10 }),
+        ("lab: modes", Job::Modes),
+    ];
+    for (name, job) in jobs {
+        if filter.is_none_or(|filter| name.contains(filter)) {
+            run_job(name, &job, without, tally);
+        }
     }
+}
+
+fn run_job(name: &str, job: &Job, without: bool, tally: &mut Tally) {
     if without {
-        tally.skip(NAME, "--no-lab");
+        tally.skip(name, "--no-lab");
         return;
     }
     // Root can be helped; everybody else is told what to install.
     if let Err(error) = lab::install_missing() {
-        tally.skip(NAME, &format!("{error:#}"));
+        tally.skip(name, &format!("{error:#}"));
         return;
     }
-    println!("\nRunning {NAME} (minutes; `cargo xtask lab run` shows more)");
-    match lab::run(&Job::Transfer { count: 10 }, &Options::default()) {
+    println!("\nRunning {name} (a minute or two; `cargo xtask lab run` shows more)");
+    match lab::run(job, &Options::default()) {
         Ok(report) if report.passed => {
-            println!("test {NAME} ... ok: {}", report.summary);
+            println!("test {name} ... ok: {}", report.summary);
             tally.pass();
         }
         Ok(report) => {
@@ -105,8 +113,8 @@ fn run_lab(filter: Option<&str>, without: bool, tally: &mut Tally) {
                 .logs
                 .map(|logs| logs.display().to_string())
                 .unwrap_or_default();
-            tally.fail(NAME, &format!("{} (logs: {logs})", report.summary));
+            tally.fail(name, &format!("{} (logs: {logs})", report.summary));
         }
-        Err(error) => tally.fail(NAME, &format!("{error:#}")),
+        Err(error) => tally.fail(name, &format!("{error:#}")),
     }
 }

@@ -7,10 +7,22 @@ use baton_testkit::sockets;
 use baton_testkit::wait::wait_for;
 use serde_json::{Value, json};
 use std::fs::{self, File};
+use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
 const START: Duration = Duration::from_secs(60);
+
+/// Where a process has its guest from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Origin<'a> {
+    /// It boots it.
+    Boot,
+    /// Another process hands it over by cpr-transfer.
+    Transfer,
+    /// What `-incoming` says: where it was kept, or `defer`.
+    Incoming(&'a str),
+}
 
 /// Killed when dropped: nothing outlives the job.
 pub(crate) struct Generation {
@@ -20,19 +32,22 @@ pub(crate) struct Generation {
 }
 
 impl Generation {
-    /// Starts the VMM with `line`; `incoming` waits for a guest to be handed over.
-    pub(crate) fn start(number: u32, line: &[String], incoming: bool) -> Result<Self> {
+    /// Starts the VMM with `line`.
+    pub(crate) fn start(number: u32, line: &[String], origin: Origin<'_>) -> Result<Self> {
         let log = log_file(number);
         let log = File::create(&log).with_context(|| format!("Cannot create {log}"))?;
         let errors = log.try_clone().context("Cannot share the VMM's log")?;
         let mut command = Command::new(inside::VMM);
-        command.args(line).args([
-            "-qmp",
-            &format!("unix:{},server=on,wait=off", socket("qmp", number)),
-        ]);
-        if incoming {
-            command.args(["-incoming", &format!("unix:{}", socket("main", number))]);
-            command.args(["-incoming", &channel("cpr", number).to_string()]);
+        command.args(line).args(monitor(number));
+        match origin {
+            Origin::Boot => {}
+            Origin::Transfer => {
+                command.args(["-incoming", &format!("unix:{}", socket("main", number))]);
+                command.args(["-incoming", &channel("cpr", number).to_string()]);
+            }
+            Origin::Incoming(address) => {
+                command.args(["-incoming", address]);
+            }
         }
         let child = command
             .stdin(Stdio::null())
@@ -45,7 +60,7 @@ impl Generation {
             child,
             qmp: None,
         };
-        if incoming {
+        if origin == Origin::Transfer {
             // The cpr channel's socket comes first: until a guest arrives there is no monitor.
             generation.wait_for_socket(&socket("cpr", number))?;
         }
@@ -55,6 +70,20 @@ impl Generation {
     /// Where a source sends its guest to reach this process.
     pub(crate) fn channels(&self) -> Value {
         json!([channel("main", self.number), channel("cpr", self.number)])
+    }
+
+    /// The command by which this process becomes `program`, with the same guest and monitor.
+    pub(crate) fn successor(&self, program: &str, line: &[String]) -> Vec<String> {
+        let mut command = vec![program.to_owned()];
+        command.extend_from_slice(line);
+        command.extend(monitor(self.number));
+        command
+    }
+
+    /// The program this process runs.
+    pub(crate) fn program(&self) -> Result<PathBuf> {
+        fs::read_link(format!("/proc/{}/exe", self.child.id()))
+            .with_context(|| format!("Cannot see what {} runs", self.name()))
     }
 
     /// Runs a monitor command, connecting first when that has not been done.
@@ -130,6 +159,14 @@ fn log_file(number: u32) -> String {
 
 fn socket(kind: &str, number: u32) -> String {
     format!("/tmp/{kind}-{number}.sock")
+}
+
+fn monitor(number: u32) -> [String; 2] {
+    let socket = socket("qmp", number);
+    [
+        "-qmp".to_owned(),
+        format!("unix:{socket},server=on,wait=off"),
+    ]
 }
 
 fn channel(kind: &str, number: u32) -> Value {

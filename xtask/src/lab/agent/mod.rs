@@ -1,27 +1,33 @@
-//! The half of the lab that runs inside L1: it starts the VMM, hands the guest over and judges.
+//! The half of the lab that runs inside L1: it starts the VMM, takes the guest through migrations
+//! and judges.
 
 mod command_line;
 mod generation;
+mod life;
+mod migration;
+mod modes;
 mod serial;
 mod transfer;
 
 use anyhow::{Context, Result, bail};
 use std::process::ExitCode;
 
-/// `xtask lab-agent transfer VMM COUNT`
+/// `xtask lab-agent JOB VMM`
 pub(crate) fn main(args: &[String]) -> Result<ExitCode> {
-    let [job, vmm, count] = args else {
-        bail!(
-            "lab-agent takes `transfer VMM COUNT`, and is started by the lab inside its outer machine"
-        );
+    let words: Vec<&str> = args.iter().map(String::as_str).collect();
+    let result = match words[..] {
+        ["transfer", vmm, count] => {
+            let count = count
+                .parse()
+                .with_context(|| format!("`{count}` is not a number of handovers"))?;
+            transfer::run(vmm.parse()?, count)
+        }
+        ["modes", vmm] => modes::run(vmm.parse()?),
+        _ => bail!(
+            "lab-agent takes `transfer VMM COUNT` or `modes VMM`, and is started by the lab inside its outer machine"
+        ),
     };
-    if job != "transfer" {
-        bail!("No job `{job}` in the lab's agent: it has `transfer`");
-    }
-    let count = count
-        .parse()
-        .with_context(|| format!("`{count}` is not a number of handovers"))?;
-    match transfer::run(vmm.parse()?, count) {
+    match result {
         Ok(result) => {
             println!("LAB-RESULT passed {result}");
             Ok(ExitCode::SUCCESS)

@@ -102,7 +102,16 @@ impl Serial {
 
     /// The longest time between two ticks, in milliseconds of the guest's clock.
     pub(crate) fn longest_gap(&self) -> u64 {
-        let gaps = self.ticks.windows(2).map(|pair| pair[1] - pair[0]);
+        self.longest_gap_after(1)
+    }
+
+    /// The same of tick `first` and those after it.
+    pub(crate) fn longest_gap_after(&self, first: usize) -> u64 {
+        let ticks = self
+            .ticks
+            .get(first.saturating_sub(1)..)
+            .unwrap_or_default();
+        let gaps = ticks.windows(2).map(|pair| pair[1] - pair[0]);
         (gaps.fold(0.0, f64::max) * 1000.0).round() as u64
     }
 }
@@ -117,6 +126,9 @@ mod tests {
             Serial::parse("hello\r\ntick 1 5.00\r\ntick 2 5.10\ntick 3 5.45\ntick 4 5.").unwrap();
         assert_eq!(serial.ticks(), 3);
         assert_eq!(serial.longest_gap(), 350);
+        assert_eq!(serial.longest_gap_after(1), 350);
+        assert_eq!(serial.longest_gap_after(3), 0);
+        assert_eq!(serial.longest_gap_after(9), 0);
         assert_eq!(serial.result(), None);
     }
 

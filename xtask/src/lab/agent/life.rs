@@ -1,0 +1,116 @@
+//! A guest's life from boot to power-off, whatever happens to it in between.
+
+use super::super::Vmm;
+use super::super::inside;
+use super::command_line::{Guest, SERIAL};
+use super::generation::{Generation, Origin};
+use super::serial::Serial;
+use anyhow::{Context, Result, bail};
+use baton_testkit::wait::wait_for;
+use std::fs::OpenOptions;
+use std::os::unix::fs::FileExt;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+const BOOT: Duration = Duration::from_secs(180);
+const LIFE: Duration = Duration::from_secs(60);
+const END: Duration = Duration::from_secs(180);
+/// Ticks the guest must make before the first handover and after each: proof that it lives.
+const TICKS_BETWEEN: usize = 10;
+
+/// A guest, the process that has it, and the arguments the next one is started with.
+pub(crate) struct Life {
+    pub guest: Guest,
+    pub now: Generation,
+    /// Of the newest process.
+    number: u32,
+}
+
+impl Life {
+    /// Boots the guest and sees it work; gives the milliseconds until it did.
+    pub(crate) fn boot(guest: Guest) -> Result<(Self, u128)> {
+        let start = Instant::now();
+        let now = Generation::start(0, &guest.line(), Origin::Boot)?;
+        let mut life = Self {
+            guest,
+            now,
+            number: 0,
+        };
+        life.wait_for_ticks(1, BOOT)?;
+        let boot = start.elapsed().as_millis();
+        println!("LAB guest works after {boot} ms");
+        life.wait_for_ticks(TICKS_BETWEEN, BOOT)?;
+        Ok((life, boot))
+    }
+
+    /// Starts the next process, which gets the guest from where `origin` says.
+    pub(crate) fn next(&mut self, origin: Origin<'_>) -> Result<Generation> {
+        self.number += 1;
+        Generation::start(self.number, &self.guest.line(), origin)
+    }
+
+    /// Waits until the guest has made a few ticks more than it had before.
+    pub(crate) fn goes_on(&mut self) -> Result<()> {
+        let ticks = Serial::read(SERIAL)?.ticks();
+        self.wait_for_ticks(ticks + TICKS_BETWEEN, LIFE)
+    }
+
+    fn wait_for_ticks(&mut self, ticks: usize, limit: Duration) -> Result<()> {
+        wait_for(&format!("the guest's tick {ticks}"), limit, || {
+            self.now.alive()?;
+            let serial = Serial::read(SERIAL)?;
+            if let Some(result) = serial.result() {
+                bail!("The guest ended before it was told to: {result}");
+            }
+            Ok((serial.ticks() >= ticks).then_some(()))
+        })
+    }
+
+    /// Tells the guest to finish and looks at what it leaves; gives the numbers for the result.
+    pub(crate) fn end(mut self) -> Result<String> {
+        tell_guest_to_stop(&self.guest.disk)?;
+        let said = wait_for("the guest's own verdict", END, || {
+            Ok(Serial::read(SERIAL)?.result().map(str::to_owned))
+        })?;
+        let Some(numbers) = said.strip_prefix("ok ") else {
+            bail!("The guest found: {said}")
+        };
+        let status = self.now.ended(END).context("The guest powered off")?;
+        if !status.success() {
+            bail!("The guest powered off, but the VMM ended with {status}");
+        }
+        check_disk(&self.guest.disk)?;
+        let serial = Serial::read(SERIAL)?;
+        Ok(format!(
+            "gap_ms={} ticks={} {numbers}",
+            serial.longest_gap(),
+            serial.ticks()
+        ))
+    }
+}
+
+/// The first words of a result.
+pub(crate) fn heading(vmm: Vmm, boot: u128) -> String {
+    format!("vmm={vmm} boot_ms={boot}")
+}
+
+fn tell_guest_to_stop(disk: &str) -> Result<()> {
+    OpenOptions::new()
+        .write(true)
+        .open(disk)
+        .and_then(|disk| disk.write_all_at(inside::STOP, inside::FILE_SYSTEM))
+        .with_context(|| format!("Cannot write the guest's mailbox in {disk}"))
+}
+
+/// The guest's file system, looked at from outside once the guest is gone.
+fn check_disk(disk: &str) -> Result<()> {
+    let out = Command::new("e2fsck")
+        .args(["-fn", disk])
+        .output()
+        .context("Cannot start e2fsck")?;
+    if !out.status.success() {
+        let text = String::from_utf8_lossy(&out.stdout).replace('\n', "; ");
+        bail!("The guest's file system is damaged: {text}");
+    }
+    Ok(())
+}
