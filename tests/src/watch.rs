@@ -40,8 +40,11 @@ impl Stillness {
     }
 }
 
+/// Between two samples of how far the guest has come.
+const SAMPLED: u64 = 1_000_000;
+
 /// What a watcher saw.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Watched {
     /// The longest stillness, by its lower bound.
     pub longest: Stillness,
@@ -51,6 +54,30 @@ pub struct Watched {
     pub blind_ns: u64,
     /// How long it watched, in nanoseconds.
     pub length_ns: u64,
+    /// When it was how far, about every millisecond: CLOCK_MONOTONIC nanoseconds and a count that only
+    /// grows.
+    samples: Vec<(u64, u64)>,
+}
+
+impl Watched {
+    /// How much the guest did for `length_ns` from `from_ns` on, per nanosecond; nothing if that was
+    /// not watched, or too short to tell.
+    pub fn rate(&self, from_ns: u64, length_ns: u64) -> Option<f64> {
+        let at = |ns: u64| self.samples.iter().find(|(time, _)| *time >= ns);
+        let (&(first, before), &(last, after)) = (at(from_ns)?, at(from_ns + length_ns)?);
+        let time = last.checked_sub(first).filter(|time| *time > 0)?;
+        Some(after.wrapping_sub(before) as f64 / time as f64)
+    }
+
+    /// When the longest stillness was over.
+    pub fn after_longest_ns(&self) -> u64 {
+        self.longest.since_ns + self.longest.at_most_ns
+    }
+
+    /// When it began to watch.
+    pub fn began_ns(&self) -> u64 {
+        self.samples.first().map_or(0, |(time, _)| *time)
+    }
 }
 
 /// A thread that watches a guest.
@@ -134,10 +161,16 @@ fn watch(
     let mut longest = Stillness::default();
     // Looks at the count that is seen now: the one before the first, the first, the last.
     let (mut before, mut first, mut last) = (began, began, began);
+    let mut samples = vec![(began, seen)];
+    let mut sampled = began;
     while go_on() {
         let value = count();
         let time = now();
         looks += 1;
+        if time - sampled >= SAMPLED {
+            samples.push((time, value));
+            sampled = time;
+        }
         blind = blind.max(time - last);
         if value != seen {
             let still = Stillness {
@@ -157,6 +190,7 @@ fn watch(
         looks,
         blind_ns: blind,
         length_ns: last - began,
+        samples,
     }
 }
 
@@ -190,6 +224,16 @@ mod tests {
         };
         assert_eq!(seen.longest, expected);
         assert_eq!((seen.looks, seen.blind_ns, seen.length_ns), (7, 10, 60));
+    }
+
+    #[test]
+    fn a_rate_is_what_was_done_between_two_samples() {
+        let ms = 1_000_000;
+        let looks: Vec<_> = (0..10).map(|i| (i * ms, i * i)).collect();
+        let seen = watched(&looks);
+        assert_eq!(seen.rate(2 * ms, 3 * ms), Some(21.0 / 3e6));
+        assert_eq!(seen.rate(8 * ms, 5 * ms), None);
+        assert_eq!(seen.began_ns(), 0);
     }
 
     #[test]

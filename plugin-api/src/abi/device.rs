@@ -1,9 +1,11 @@
 //! The plugin's side: turns a device into the table of functions that the host calls.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
 use abi_stable::prefix_type::WithMetadata;
 use abi_stable::std_types::{RResult, RSlice, RVec};
 
-use super::host::{HostHandle, HostRef, encode_error, encode_reply, guarded, unknown};
+use super::host::{HostHandle, HostRef, encode_error, encode_reply, guarded, panicked, unknown};
 use super::root::{DeviceHandle, DeviceOps, DeviceOpsRef, Reply};
 use crate::config::Config;
 use crate::descriptor::{DeviceType, PluginDescriptor};
@@ -198,6 +200,7 @@ impl<A: Adapter> Slot<A> {
         Ok(())
     }
 
+    #[cold]
     fn fail(&mut self, reason: &str) {
         self.failed = Some(reason.to_owned());
         self.host.failed(reason);
@@ -234,13 +237,11 @@ impl<A: Adapter> Table<A> {
             data.fill(0xff);
             return;
         }
-        let read = guarded(|| {
-            slot.adapter.read(region, at, data);
-            Ok(())
-        });
-        if let Err(error) = read {
+        // Nothing but the call and the guard around it: this is the way of every register access.
+        let read = catch_unwind(AssertUnwindSafe(|| slot.adapter.read(region, at, data)));
+        if let Err(payload) = read {
             data.fill(0xff);
-            slot.fail(&error.message);
+            slot.fail(&panicked(payload).message);
         }
     }
 
@@ -252,12 +253,9 @@ impl<A: Adapter> Table<A> {
         if slot.failed.is_some() {
             return;
         }
-        let written = guarded(|| {
-            slot.adapter.write(region, at, data);
-            Ok(())
-        });
-        if let Err(error) = written {
-            slot.fail(&error.message);
+        let written = catch_unwind(AssertUnwindSafe(|| slot.adapter.write(region, at, data)));
+        if let Err(payload) = written {
+            slot.fail(&panicked(payload).message);
         }
     }
 

@@ -166,17 +166,21 @@ impl<S: HostServices> Table<S> {
 pub(super) fn guarded<T>(f: impl FnOnce() -> Result<T>) -> Result<T> {
     match std::panic::catch_unwind(std::panic::AssertUnwindSafe(f)) {
         Ok(result) => result,
-        Err(payload) => {
-            let text = payload
-                .downcast_ref::<&str>()
-                .map(|s| (*s).to_owned())
-                .or_else(|| payload.downcast_ref::<String>().cloned())
-                .unwrap_or_else(|| "no text".to_owned());
-            // A payload's own destructor may panic again.
-            std::mem::forget(payload);
-            Err(Error::new(ErrorKind::Panicked, format!("Panicked: {text}")))
-        }
+        Err(payload) => Err(panicked(payload)),
     }
+}
+
+/// The error that a panic becomes.
+#[cold]
+pub(super) fn panicked(payload: Box<dyn std::any::Any + Send>) -> Error {
+    let text = payload
+        .downcast_ref::<&str>()
+        .map(|s| (*s).to_owned())
+        .or_else(|| payload.downcast_ref::<String>().cloned())
+        .unwrap_or_else(|| "no text".to_owned());
+    // A payload's own destructor may panic again.
+    std::mem::forget(payload);
+    Error::new(ErrorKind::Panicked, format!("Panicked: {text}"))
 }
 
 /// A message that does not decode is one of a newer version.

@@ -20,6 +20,9 @@ pub(super) struct Round {
     /// The same, from outside and in the guest, with no handover.
     pub idle_outside_ms: f64,
     pub idle_guest_ms: f64,
+    /// What the guest did in the 100 ms after the handover, of what it does in as long without one,
+    /// in percent.
+    pub after_percent: Option<f64>,
 }
 
 /// One VMM's rounds.
@@ -41,7 +44,7 @@ pub(super) struct Outcome {
 /// What is measured of a round: its title, its name in JSON, and where it is.
 type Measure = (&'static str, &'static str, fn(&Round) -> Option<f64>);
 
-const MEASURES: [Measure; 5] = [
+const MEASURES: [Measure; 6] = [
     ("blackout, from outside", "outside_ms", |round| {
         Some(round.outside_ms)
     }),
@@ -57,6 +60,11 @@ const MEASURES: [Measure; 5] = [
     ("idle, in the guest", "idle_guest_ms", |round| {
         Some(round.idle_guest_ms)
     }),
+    (
+        "work in the first 100 ms after, %",
+        "after_percent",
+        |round| round.after_percent,
+    ),
 ];
 
 /// A guest that stands still this long in the middle of half the rounds, in milliseconds, while

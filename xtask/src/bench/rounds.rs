@@ -105,6 +105,7 @@ impl Contestant {
         let watcher = Watcher::start(source.ram())?;
         let (mut target, handover) = self.hand_over(source, waiting)?;
         wait_progress(target.report(), &before, PATIENCE)?;
+        std::thread::sleep(AFTER);
         let watched = watcher.finish()?;
         let guest_ms = target.guest_gap_ms();
 
@@ -120,6 +121,7 @@ impl Contestant {
             phases: handover.phases(),
             idle_outside_ms: idle.longest.ms(),
             idle_guest_ms,
+            after_percent: after_percent(&watched, &idle),
         });
         Ok(())
     }
@@ -162,6 +164,17 @@ impl Contestant {
             rounds: self.rounds,
         })
     }
+}
+
+/// How long the guest is watched for what it does right after.
+const AFTER: Duration = Duration::from_millis(150);
+/// Of that, what counts.
+const COUNTED: u64 = 100_000_000;
+
+fn after_percent(watched: &Watched, idle: &Watched) -> Option<f64> {
+    let after = watched.rate(watched.after_longest_ns(), COUNTED)?;
+    let usual = idle.rate(idle.began_ns(), COUNTED)?;
+    Some(100.0 * after / usual).filter(|percent| percent.is_finite())
 }
 
 /// Watches a guest with which nothing is done.
