@@ -1,7 +1,7 @@
 //! The guest to run and the machine it runs on, in words that both VMMs understand.
 
 use anyhow::Result;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::machine::Machine;
 use crate::vmm::{Programs, Vmm};
@@ -36,6 +36,7 @@ pub struct Setup {
     rngs: u32,
     memory: Memory,
     pub(crate) touched: bool,
+    pub(crate) filled_from: Option<PathBuf>,
     pub(crate) serial: Serial,
     extra: Vec<String>,
     pub(crate) environment: Vec<(String, String)>,
@@ -62,6 +63,7 @@ impl Setup {
             rngs: 1,
             memory: Memory::Shared,
             touched: false,
+            filled_from: None,
             serial: Serial::Stdio,
             extra: Vec::new(),
             environment: Vec::new(),
@@ -107,6 +109,12 @@ impl Setup {
     /// RAM of which every page is there from the beginning, as if the guest had used it all.
     pub fn touched(mut self) -> Self {
         self.touched = true;
+        self
+    }
+
+    /// RAM that holds what `file` holds until the guest writes it.
+    pub fn filled_from(mut self, file: &Path) -> Self {
+        self.filled_from = Some(file.to_owned());
         self
     }
 

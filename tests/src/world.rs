@@ -34,6 +34,12 @@ impl World {
         let scratch = Scratch::new()?;
         std::fs::create_dir(scratch.join("faults")).context("Cannot make a folder for faults")?;
         let ram = GuestRam::create(&scratch.join(RAM), setup.memory_mib << 20)?;
+        if let Some(from) = &setup.filled_from {
+            let mut from = File::open(from).context("Cannot read what RAM is filled from")?;
+            let to = OpenOptions::new().write(true).open(scratch.join(RAM));
+            to.and_then(|mut to| std::io::copy(&mut from, &mut to))
+                .context("Cannot fill guest RAM")?;
+        }
         if setup.touched {
             GuestRam::allocate(&scratch.join(RAM))?;
         }

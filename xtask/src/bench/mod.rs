@@ -1,6 +1,7 @@
 //! `cargo xtask bench`: the project's numbers.
 
 mod abi;
+mod checkpoint;
 mod handover;
 mod matrix;
 mod outcome;
@@ -15,7 +16,10 @@ pub(crate) fn main(args: &[String]) -> Result<ExitCode> {
     match args.split_first() {
         Some((bench, rest)) if bench == "handover" => handover::run(rest)?,
         Some((bench, rest)) if bench == "abi" => abi::run(rest)?,
-        _ => bail!("Say which bench: cargo xtask bench handover [--count N] [--matrix], or abi"),
+        Some((bench, rest)) if bench == "checkpoint" => checkpoint::run(rest)?,
+        _ => bail!(
+            "Say which bench: cargo xtask bench handover [--count N] [--matrix], checkpoint, or abi"
+        ),
     }
     Ok(ExitCode::SUCCESS)
 }
