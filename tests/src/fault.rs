@@ -80,9 +80,11 @@ impl Machine {
     /// # Errors
     /// When it does not come to that.
     pub fn wait_alone(&self) -> Result<()> {
-        wait_for("other processes of the guest to end", PATIENCE, || {
-            let alone = self.others().is_empty() && process::children(self.pid())?.is_empty();
-            Ok(alone.then_some(()))
-        })
+        let mut left = (Vec::new(), Vec::new());
+        let alone = wait_for("other processes of the guest to end", PATIENCE, || {
+            left = (self.others(), process::children(self.pid())?);
+            Ok((left.0.is_empty() && left.1.is_empty()).then_some(()))
+        });
+        alone.with_context(|| format!("In its folder, and children of {}: {left:?}", self.pid()))
     }
 }

@@ -12,6 +12,8 @@
 
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr;
+use std::sync::{Mutex, PoisonError};
+use std::thread::JoinHandle;
 
 use baton_migration::HostError;
 use baton_migration::claim::ClaimWatch;
@@ -22,6 +24,9 @@ use nix::sys::signal::{SigSet, SigmaskHow, pthread_sigmask};
 use super::fds;
 use super::handoff::HolderHandle;
 use super::program::Program;
+
+/// Waits for the last child.
+static REAPER: Mutex<Option<JoinHandle<()>>> = Mutex::new(None);
 
 /// Bytes of the child's stack.
 const STACK: usize = 64 << 10;
@@ -138,8 +143,19 @@ pub(super) fn let_go(handle: HolderHandle) {
     let reaper = std::thread::Builder::new()
         .name("reaper".into())
         .spawn(move || reap(handle.pid));
-    if let Err(e) = reaper {
-        tracing::debug!("the old program's memory is not waited for: {e}");
+    match reaper {
+        Ok(thread) => *REAPER.lock().unwrap_or_else(PoisonError::into_inner) = Some(thread),
+        Err(e) => tracing::debug!("the old program's memory is not waited for: {e}"),
+    }
+}
+
+/// Waits until nothing is left of the program before this one: `execve` would end the thread that
+/// waits for it, and leave a zombie.
+pub fn settle() {
+    let reaper = REAPER.lock().unwrap_or_else(PoisonError::into_inner).take();
+    if let Some(reaper) = reaper {
+        // It does not panic.
+        let _ = reaper.join();
     }
 }
 

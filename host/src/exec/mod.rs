@@ -23,7 +23,7 @@ mod rehearsal;
 pub use fds::Outlive;
 pub use guard::Guard;
 pub use handoff::{Handoff, Monitors, OldProgram, write as write_handoff};
-pub use holder::Holder;
+pub use holder::{Holder, settle};
 pub use inherited::{Inherited, Purpose, inherited};
 pub use program::{Program, running};
 pub use rehearsal::rehearse;

@@ -182,6 +182,7 @@ impl SourceHost for ExecSource {
 impl CheckpointHost for ExecSource {
     /// Tries the next program while the guest runs.
     fn prepare(&mut self) -> Result<(), HostError> {
+        exec::settle();
         let (_exe, old) = old_program()?;
         let fds = self.inner.fds()?;
         let handoff = Handoff {
