@@ -26,6 +26,8 @@ const MAPPED: &str = "memory-mapped-from-state";
 struct Restore {
     vm: Arc<Vm>,
     machine: Option<Machine>,
+    /// What the guest was kept from.
+    source: MachineFingerprint,
     /// Whether the guest ran when it was kept.
     ran: bool,
     /// Whether it runs here if it did, whatever `-S` says.
@@ -146,6 +148,7 @@ fn load(vm: &Arc<Vm>, place: Place, at_once: bool) -> Result<(), Absent> {
     let mut host = Restore {
         vm: Arc::clone(vm),
         machine: None,
+        source: MachineFingerprint::default(),
         ran: false,
         at_once,
         mapped: false,
@@ -173,8 +176,12 @@ impl Restore {
 }
 
 impl RestoreHost for Restore {
-    fn fingerprint(&mut self) -> Result<MachineFingerprint, HostError> {
-        Machine::expected_fingerprint(&self.vm.options)
+    fn fingerprint(
+        &mut self,
+        source: &MachineFingerprint,
+    ) -> Result<MachineFingerprint, HostError> {
+        self.source = source.clone();
+        Machine::expected_fingerprint(&self.vm.options, source)
     }
 
     fn build(&mut self, kept: &mut Kept, cancel: Cancel<'_>) -> Result<(), HostError> {
@@ -199,7 +206,7 @@ impl RestoreHost for Restore {
         };
         let copied = matches!(contents, Contents::New);
         self.mapped = matches!(contents, Contents::Mapped(_));
-        let origin = Origin::Kept(contents);
+        let origin = Origin::Kept(contents, &self.source);
         let machine = Machine::build(&vm.options, &vm.registry, origin, &vm.requests)?;
         check_only_migratable(&vm.options, Some(&machine))?;
         if copied {

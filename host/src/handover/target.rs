@@ -110,8 +110,11 @@ impl Target {
 }
 
 impl TargetHost for Target {
-    fn fingerprint(&mut self) -> Result<MachineFingerprint, HostError> {
-        Machine::expected_fingerprint(&self.vm.options)
+    fn fingerprint(
+        &mut self,
+        source: &MachineFingerprint,
+    ) -> Result<MachineFingerprint, HostError> {
+        Machine::expected_fingerprint(&self.vm.options, source)
     }
 
     fn prepare(&mut self, fds: &Arc<FdTable>, preview: StateImage) -> Result<(), HostError> {
@@ -119,7 +122,7 @@ impl TargetHost for Target {
         let machine = Machine::build(
             &vm.options,
             &vm.registry,
-            Origin::HandedOver(Mode::CprTransfer, fds),
+            Origin::HandedOver(Mode::CprTransfer, fds, &preview.header().fingerprint),
             &vm.requests,
         )?;
         machine.rehearse(preview.header())?;

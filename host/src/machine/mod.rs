@@ -40,7 +40,7 @@ use crate::chardev::Chardevs;
 use crate::cli::{self, Options};
 use crate::memory::{self, Contents, Ram};
 use crate::plugin::{Failures, Registry};
-use crate::vcpu::{Exits, Payload, Vcpu, cpuid, msrs};
+use crate::vcpu::{Exits, Payload, Vcpu, carried, cpuid, msrs};
 use kvm_bindings::CpuId;
 use kvm_ioctls::Cap;
 
@@ -86,11 +86,11 @@ pub struct Machine {
 pub enum Origin<'a> {
     /// It boots here.
     Fresh,
-    /// From another process, which may still run it: descriptors are taken from there, and nothing
-    /// shared is touched.
-    HandedOver(Mode, &'a Arc<FdTable>),
-    /// From where it was kept. No process runs it.
-    Kept(Contents),
+    /// From another process, whose machine this is, and which may still run it: descriptors are
+    /// taken from there, and nothing shared is touched.
+    HandedOver(Mode, &'a Arc<FdTable>, &'a MachineFingerprint),
+    /// From where it was kept, and from this machine. No process runs it.
+    Kept(Contents, &'a MachineFingerprint),
 }
 
 /// What KVM's own parts are like at power-on.
@@ -107,10 +107,12 @@ impl Machine {
         origin: Origin<'_>,
         events: &Sender<MachineEvent>,
     ) -> Result<Self, HostError> {
-        let (restoring, preserved, contents) = match origin {
-            Origin::Fresh => (None, None, Contents::New),
-            Origin::HandedOver(mode, fds) => (Some(mode), Some(fds), Contents::New),
-            Origin::Kept(contents) => (Some(Mode::CprReboot), None, contents),
+        let (restoring, preserved, contents, source) = match origin {
+            Origin::Fresh => (None, None, Contents::New, None),
+            Origin::HandedOver(mode, fds, source) => {
+                (Some(mode), Some(fds), Contents::New, Some(source))
+            }
+            Origin::Kept(contents, source) => (Some(Mode::CprReboot), None, contents, Some(source)),
         };
         let host = kvm::Host::open()?;
         if options.cpus > host.max_vcpus() {
@@ -168,7 +170,10 @@ impl Machine {
             spaces: Arc::clone(&around.spaces),
             report: events.clone(),
         };
-        let supported = host.supported_cpuid()?;
+        let mut supported = host.supported_cpuid()?;
+        if let Some(source) = source {
+            supported = carried::adopt(&supported, &source.cpu)?;
+        }
         let vcpus = (0..options.cpus)
             .map(|id| {
                 Vcpu::create(
@@ -203,11 +208,19 @@ impl Machine {
         })
     }
 
-    /// What [`Self::build`] would build, in the terms that must agree with a source's.
-    pub fn expected_fingerprint(options: &Options) -> Result<MachineFingerprint, HostError> {
+    /// What [`Self::build`] would build for the guest of `source`, in the terms that must agree with
+    /// those of the source: its CPU is the source's as far as this host can offer that.
+    pub fn expected_fingerprint(
+        options: &Options,
+        source: &MachineFingerprint,
+    ) -> Result<MachineFingerprint, HostError> {
         let host = kvm::Host::open()?;
         let supported = host.supported_cpuid()?;
-        fingerprint(options, &host, &supported)
+        let ours = fingerprint(options, &host, &supported)?;
+        Ok(MachineFingerprint {
+            cpu: carried::agree(&ours.cpu, &source.cpu),
+            ..ours
+        })
     }
 
     /// Brings the machine to where a firmware hands over to the kernel.

@@ -1,5 +1,6 @@
 //! Virtual CPUs: one thread each, which runs the guest, stops, saves and loads.
 
+pub mod carried;
 pub mod cpuid;
 pub mod msrs;
 

@@ -51,8 +51,10 @@ pub trait RamSink: Sync {
 /// The machine a kept guest is restored into. All calls come from one thread, in the order of the
 /// methods here.
 pub trait RestoreHost {
-    /// The machine as the command line asks for it; compared with that of the kept guest.
-    fn fingerprint(&mut self) -> Result<MachineFingerprint, HostError>;
+    /// The machine as the command line asks for it, for the kept guest of `source`; compared with
+    /// that.
+    fn fingerprint(&mut self, source: &MachineFingerprint)
+    -> Result<MachineFingerprint, HostError>;
 
     /// Builds the machine, with the RAM of `kept`. Nothing runs yet.
     fn build(&mut self, kept: &mut Kept, cancel: Cancel<'_>) -> Result<(), HostError>;

@@ -62,7 +62,7 @@ fn load(
     let began = Instant::now();
     let mut kept = Kept::open(place, cancel)?;
     let mut state = kept.state(cancel)?;
-    let fingerprint = host.fingerprint()?;
+    let fingerprint = host.fingerprint(&state.header().fingerprint)?;
     check(&kept, &fingerprint, &state.header().fingerprint)?;
     fault::point("restore-build")?;
     host.build(&mut kept, cancel)?;

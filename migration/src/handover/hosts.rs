@@ -75,9 +75,10 @@ pub enum StartError {
 
 /// The machine the guest moves to.
 pub trait TargetHost {
-    /// The machine as the command line asks for it; compared with the source's before
-    /// [`Self::prepare`].
-    fn fingerprint(&mut self) -> Result<MachineFingerprint, HostError>;
+    /// The machine as the command line asks for it, for the guest of `source`; compared with that
+    /// before [`Self::prepare`].
+    fn fingerprint(&mut self, source: &MachineFingerprint)
+    -> Result<MachineFingerprint, HostError>;
 
     /// Builds the machine on the source's descriptors and warms it up with the `preview`, while the
     /// guest runs in the source: nothing shared may be touched. Each descriptor is taken from `fds`

@@ -29,7 +29,7 @@ pub fn rehearse(options: &Options, inherited: &Inherited) -> Result<(), HostErro
     let machine = Machine::build(
         options,
         &registry,
-        Origin::HandedOver(Mode::CprExec, &fds),
+        Origin::HandedOver(Mode::CprExec, &fds, &handoff.fingerprint),
         &events,
     )?;
     fds.all_claimed()?;
@@ -68,7 +68,7 @@ fn check_incoming(options: &Options, handoff: &Handoff) -> Result<(), HostError>
 }
 
 fn compare(options: &Options, theirs: &MachineFingerprint) -> Result<(), HostError> {
-    let mismatches = Machine::expected_fingerprint(options)?.compare(theirs);
+    let mismatches = Machine::expected_fingerprint(options, theirs)?.compare(theirs);
     if mismatches.is_empty() {
         return Ok(());
     }
@@ -122,7 +122,7 @@ impl Succession {
         let machine = Machine::build(
             &vm.options,
             &vm.registry,
-            Origin::HandedOver(Mode::CprExec, &fds),
+            Origin::HandedOver(Mode::CprExec, &fds, &handoff.fingerprint),
             &vm.requests,
         )?;
         fds.all_claimed()?;

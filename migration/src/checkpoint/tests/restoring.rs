@@ -42,7 +42,10 @@ impl Restored {
 }
 
 impl RestoreHost for Restored {
-    fn fingerprint(&mut self) -> Result<MachineFingerprint, HostError> {
+    fn fingerprint(
+        &mut self,
+        _source: &MachineFingerprint,
+    ) -> Result<MachineFingerprint, HostError> {
         self.act("fingerprint")?;
         Ok(MachineFingerprint {
             vcpus: self.cpus,

@@ -67,7 +67,9 @@ impl TargetHandover {
             return Err(OfferError::TooManyFds(hello.fds));
         }
         let (claim, watch) = TargetClaim::adopt(&claim.ok_or(OfferError::NoClaim)?)?;
-        let ours = host.fingerprint().map_err(OfferError::Host)?;
+        let ours = host
+            .fingerprint(&hello.fingerprint)
+            .map_err(OfferError::Host)?;
         let mismatches = ours.compare(&hello.fingerprint);
         if !mismatches.is_empty() {
             return Err(OfferError::Mismatch(mismatches));

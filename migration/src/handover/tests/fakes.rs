@@ -270,7 +270,10 @@ impl FakeTarget {
 }
 
 impl TargetHost for FakeTarget {
-    fn fingerprint(&mut self) -> Result<MachineFingerprint, HostError> {
+    fn fingerprint(
+        &mut self,
+        _source: &MachineFingerprint,
+    ) -> Result<MachineFingerprint, HostError> {
         self.act(Step::TargetFingerprint)?;
         Ok(self.fingerprint.clone())
     }
