@@ -79,12 +79,12 @@ impl Ram {
             if data(file, region_start(region), region.len()) == Some(Vec::new()) {
                 continue;
             }
+            let (start, length) = (region.as_ptr(), region.size());
             // SAFETY: the region is mapped with this length, and nobody uses it yet.
-            let done =
-                unsafe { libc::madvise(region.as_ptr().cast(), region.size(), libc::MADV_REMOVE) };
+            let done = unsafe { libc::madvise(start.cast(), length, libc::MADV_REMOVE) };
             if Errno::result(done).is_err() {
                 // SAFETY: as above.
-                unsafe { std::ptr::write_bytes(region.as_ptr(), 0, region.size()) };
+                unsafe { std::ptr::write_bytes(start, 0, length) };
             }
         }
         Ok(())

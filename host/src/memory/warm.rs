@@ -15,9 +15,9 @@ const MADV_POPULATE_WRITE: i32 = 23;
 /// Allocates every page.
 pub(super) fn allocate(ram: &Ram) -> Result<(), Errno> {
     for region in ram.memory().iter() {
+        let (start, length) = (region.as_ptr(), region.size());
         // SAFETY: the region is mapped with this length.
-        let done =
-            unsafe { libc::madvise(region.as_ptr().cast(), region.size(), MADV_POPULATE_WRITE) };
+        let done = unsafe { libc::madvise(start.cast(), length, MADV_POPULATE_WRITE) };
         match Errno::result(done) {
             Ok(_) => {}
             // Before Linux 5.14.

@@ -77,8 +77,8 @@ impl<D: PciDevice> Adapter for PciAdapter<D> {
                 Ok(Reply::Info(DeviceInfo::Pci(self.0.pci())))
             }
             Request::Start(arguments) => {
-                // SAFETY: the host keeps the regions mapped until `Quiesce`, by contract.
                 #[allow(unsafe_code)]
+                // SAFETY: the host keeps the regions mapped until `Quiesce`, by contract.
                 let memory = unsafe { guest_memory(&arguments.memory) }?;
                 self.0.start(memory).map(|()| Reply::Done)
             }

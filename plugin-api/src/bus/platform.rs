@@ -103,8 +103,8 @@ impl<D: PlatformDevice> Adapter for PlatformAdapter<D> {
                 Ok(Reply::Info(DeviceInfo::Platform(self.0.platform())))
             }
             Request::Start(arguments) => {
-                // SAFETY: the host keeps the regions mapped until `Quiesce`, by contract.
                 #[allow(unsafe_code)]
+                // SAFETY: the host keeps the regions mapped until `Quiesce`, by contract.
                 let memory = unsafe { guest_memory(&arguments.memory) }?;
                 self.0.start(memory).map(|()| Reply::Done)
             }

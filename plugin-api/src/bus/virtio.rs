@@ -248,8 +248,8 @@ impl<D: VirtioDevice> Adapter for VirtioAdapter<D> {
                 Ok(Reply::Info(DeviceInfo::Virtio(self.0.virtio())))
             }
             Request::Start(arguments) => {
-                // SAFETY: the host keeps the regions mapped until `Quiesce`, by contract.
                 #[allow(unsafe_code)]
+                // SAFETY: the host keeps the regions mapped until `Quiesce`, by contract.
                 let memory = unsafe { guest_memory(&arguments.memory) }?;
                 let event_idx = arguments.features & VIRTIO_F_EVENT_IDX != 0;
                 let queues = arguments

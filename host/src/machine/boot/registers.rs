@@ -267,8 +267,8 @@ mod tests {
             memory_size: 4 << 20,
             userspace_addr: memory.get_host_address(GuestAddress(0)).expect("RAM") as u64,
         };
-        // SAFETY: `memory` stays mapped until the end of this function, longer than the VM runs.
         #[allow(unsafe_code)]
+        // SAFETY: `memory` stays mapped until the end of this function, longer than the VM runs.
         unsafe { vm.set_user_memory_region(region) }.expect("a memory slot");
         let mut vcpu = vm.create_vcpu(0).expect("a vCPU");
         let cpuid = kvm
