@@ -37,6 +37,9 @@ pub struct Handoff {
     pub fds: Vec<(FdKey, RawFd)>,
     /// The machine as the old program has it.
     pub fingerprint: MachineFingerprint,
+    /// In a rehearsal: the sections that the state will have, as name, instance and version.
+    #[serde(default)]
+    pub outline: Vec<(String, u32, u32)>,
     /// The state stream; nothing in a rehearsal.
     #[serde(default)]
     pub state: Option<RawFd>,
@@ -144,6 +147,7 @@ mod tests {
         Handoff {
             fds: vec![(FdKey::new("memory", "ram", 0), 9)],
             fingerprint: MachineFingerprint::default(),
+            outline: vec![("machine/cpu".into(), 0, 1)],
             state: Some(10),
             uri: Some("file:/state".into()),
             claim: Some(11),

@@ -163,9 +163,47 @@ impl Machine {
         Ok(global)
     }
 
+    /// The sections that a state of this machine has at least: name, instance, version.
+    pub fn outline(&self) -> Vec<(String, u32, u32)> {
+        let mut all = Vec::new();
+        for Expected {
+            device_path,
+            section,
+            instances,
+        } in self.expected(&sections())
+        {
+            let name = section_name(device_path, &section.name);
+            all.extend((0..instances).map(|at| (name.clone(), at, section.version)));
+        }
+        all
+    }
+
+    /// Whether a state with these sections could be loaded, as far as that can be known from what
+    /// [`Self::outline`] says of it.
+    pub fn would_load(
+        &self,
+        outline: &[(String, u32, u32)],
+        header: &Header,
+    ) -> Result<(), HostError> {
+        let mut image = StateImage::new(header.clone());
+        for (name, instance, version) in outline {
+            image.push(SectionData {
+                name: name.clone(),
+                instance: *instance,
+                version: *version,
+                payload: Vec::new(),
+            })?;
+        }
+        Ok(self.check(&image)?)
+    }
+
     /// Refuses a state that is not of this machine before any of it is loaded.
     fn check(&self, state: &StateImage) -> Result<(), StreamError> {
-        let own = sections();
+        state.check(&self.expected(&sections()))
+    }
+
+    /// What a state must have, of which `own` are the machine's own sections.
+    fn expected<'a>(&'a self, own: &'a [Section]) -> Vec<Expected<'a>> {
         let mut expected: Vec<_> = own
             .iter()
             .map(|section| Expected {
@@ -184,7 +222,7 @@ impl Machine {
                 instances: 1,
             }));
         }
-        state.check(&expected)
+        expected
     }
 }
 

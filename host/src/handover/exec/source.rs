@@ -23,6 +23,7 @@ use super::super::source::Source;
 use super::super::{pauses, producer, resolve_fd};
 use crate::control::serve_monitors;
 use crate::exec::{self, Handoff, Holder, Monitors, OldProgram, Program};
+use crate::machine::Machine;
 use crate::monitor::{Kept, KeptDescription, Monitor};
 use crate::vm::Vm;
 
@@ -188,6 +189,7 @@ impl CheckpointHost for ExecSource {
         let handoff = Handoff {
             fds: numbers(&fds),
             fingerprint: self.inner.fingerprint(),
+            outline: self.inner.machine(Machine::outline)?,
             state: None,
             uri: self.uri.clone(),
             claim: None,
@@ -279,6 +281,7 @@ impl Keeper for Executor {
         let mut handoff = Handoff {
             fds: numbers(&opened.fds),
             fingerprint: opened.fingerprint.clone(),
+            outline: Vec::new(),
             state: Some(state.as_raw_fd()),
             uri: self.copy.as_ref().map(|copy| copy.uri.clone()),
             claim: Some(self.claim.fd().as_raw_fd()),

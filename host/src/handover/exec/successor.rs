@@ -5,7 +5,7 @@ use std::sync::Arc;
 use baton_migration::claim::{ClaimWatch, Moment, TargetClaim};
 use baton_migration::fingerprint::MachineFingerprint;
 use baton_migration::settings::Capability;
-use baton_migration::stream::StateImage;
+use baton_migration::stream::{Header, StateImage};
 use baton_migration::{HostError, Mode, fault};
 
 use super::super::target::Target;
@@ -34,8 +34,11 @@ pub fn rehearse(options: &Options, inherited: &Inherited) -> Result<(), HostErro
     )?;
     fds.all_claimed()?;
     check_only_migratable(options, Some(&machine))?;
-    drop(machine);
-    Ok(())
+    let header = Header {
+        producer: String::new(),
+        fingerprint: handoff.fingerprint.clone(),
+    };
+    machine.would_load(&handoff.outline, &header)
 }
 
 /// What `-incoming` says must be where the guest comes from; nothing need be said.
