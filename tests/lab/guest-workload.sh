@@ -109,7 +109,7 @@ tick=0
 while [ ! -e /tmp/stop ]; do
     tick=$((tick + 1))
     read -r up _ </proc/uptime
-    echo "tick $tick $up"
+    echo "tick $tick $up $EPOCHREALTIME"
     usleep 100000
 done
 finish

@@ -46,9 +46,15 @@ impl Apt {
         command
     }
 
-    /// The package that the dependencies of `meta` name with this prefix.
-    pub(crate) fn dependency(&self, meta: &str, prefix: &str) -> Result<String> {
+    /// The package that the dependencies of `meta` name with this prefix: the newest, or the one of
+    /// the stable release.
+    pub(crate) fn dependency(&self, meta: &str, prefix: &str, stable: bool) -> Result<String> {
         let mut command = self.command("apt-cache");
+        if stable {
+            command
+                .arg("-o")
+                .arg(format!("APT::Default-Release={RELEASE}"));
+        }
         let shown = process::text(command.args(["--no-all-versions", "show", meta]))?;
         shown
             .lines()

@@ -8,12 +8,13 @@ use std::time::{Duration, Instant};
 const HELP: &str = "\
 cargo xtask lab check                 say what the lab needs and what is missing
 cargo xtask lab install               install what is missing (as root)
-cargo xtask lab images [--refresh]    fetch Debian's kernel and make the images
+cargo xtask lab images [--refresh]    fetch Debian's kernels and make the images
 cargo xtask lab run [JOB] [OPTIONS]   run a job in the lab
 cargo xtask lab shell [OPTIONS]       a shell in the outer machine (leave with Ctrl-A X)
 
 JOB      transfer       boot a guest and hand it over by cpr-transfer (the default)
          modes          boot a guest and take it through every migration mode
+         kexec          keep a guest, boot the outer machine into another kernel, go on there
          boot           boot a guest and let it work, no handover
          FILE.sh        run a script of your own in the outer machine
 
@@ -86,8 +87,9 @@ fn prepare(args: &[String]) -> Result<ExitCode> {
     std::fs::remove_dir_all(&scratch)
         .with_context(|| format!("Cannot remove {}", scratch.display()))?;
     println!(
-        "Kernel {} ready after {:.1} s; images of {} MiB made in {:.1} s.",
+        "Kernels {} and {} ready after {:.1} s; images of {} MiB made in {:.1} s.",
         packages.kernel.release,
+        packages.older.release,
         fetched.as_secs_f32(),
         size >> 20,
         (start.elapsed() - fetched).as_secs_f32()
@@ -160,8 +162,9 @@ fn parse(args: &[String]) -> Result<(Job, Options)> {
         },
         "boot" => Job::Transfer { count: 0 },
         "modes" => Job::Modes,
+        "kexec" => Job::Kexec,
         file if file.ends_with(".sh") => Job::Script(file.into()),
-        other => bail!("No job `{other}`: it is transfer, modes, boot or a FILE.sh"),
+        other => bail!("No job `{other}`: it is transfer, modes, kexec, boot or a FILE.sh"),
     };
     Ok((job, options))
 }

@@ -53,13 +53,19 @@ pub(crate) fn l1(
     }
     cpio.file("init", 0o755, L1_INIT.as_bytes())?;
     busybox(&mut cpio, packages)?;
-    modules::add(&mut cpio, packages, &L1_MODULES)?;
+    let kernels = [&packages.kernel, &packages.older];
+    let used = if *job == Job::Kexec { 2 } else { 1 };
+    for kernel in &kernels[..used] {
+        modules::add(&mut cpio, &packages.busybox, kernel, &L1_MODULES)?;
+    }
 
     let agent = std::env::current_exe().context("Cannot find this program's own file")?;
     programs.add(&mut cpio, &agent, inside::AGENT)?;
-    let e2fsck = paths::find_program("e2fsck")
-        .context("e2fsck is not installed: `apt-get install e2fsprogs`")?;
-    programs.add(&mut cpio, &e2fsck, "sbin/e2fsck")?;
+    for name in ["e2fsck", "mke2fs"] {
+        let program = paths::find_program(name)
+            .with_context(|| format!("{name} is not installed: `apt-get install e2fsprogs`"))?;
+        programs.add(&mut cpio, &program, &format!("{}/{name}", inside::SYSTEM))?;
+    }
     for file in &options.add {
         add(&mut cpio, &mut programs, file)?;
     }
@@ -172,7 +178,12 @@ fn guest_initramfs(packages: &Packages) -> Result<Vec<u8>> {
     }
     cpio.file("init", 0o755, GUEST_INIT.as_bytes())?;
     busybox(&mut cpio, packages)?;
-    modules::add(&mut cpio, packages, &GUEST_MODULES)?;
+    modules::add(
+        &mut cpio,
+        &packages.busybox,
+        &packages.kernel,
+        &GUEST_MODULES,
+    )?;
     cpio.finish()
 }
 

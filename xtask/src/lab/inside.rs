@@ -13,6 +13,8 @@ pub(crate) const PLUGINS: &str = "/lab/plugins";
 pub(crate) const KERNEL: &str = "/lab/vmlinuz";
 pub(crate) const INITRAMFS: &str = "/lab/guest.cpio";
 pub(crate) const DISK: &str = "/lab/guest.img";
+/// Programs of this machine's file system tools; busybox has some of the same name.
+pub(crate) const SYSTEM: &str = "/sbin";
 /// What is in here at the end comes back to L0.
 pub(crate) const OUT: &str = "/out";
 

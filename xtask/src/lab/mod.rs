@@ -25,7 +25,7 @@ pub(crate) mod cli;
 
 pub(crate) use baton_testkit::Vmm;
 pub(crate) use needs::{Missing, install_missing, missing};
-pub(crate) use outer::run;
+pub(crate) use outer::{lacks, run};
 pub(crate) use report::LabReport;
 
 use std::path::PathBuf;
@@ -38,6 +38,8 @@ pub(crate) enum Job {
     Transfer { count: u32 },
     /// Boot a guest, take it through every migration mode, and judge the same way.
     Modes,
+    /// Keep a guest whose RAM is persistent memory, boot L1 into another kernel, and go on there.
+    Kexec,
     /// Run this shell script as `/lab/run`; its exit status is the result.
     Script(PathBuf),
     /// Give the terminal a shell in L1.
@@ -50,13 +52,14 @@ impl Job {
         match self {
             Self::Transfer { count } => Some(format!("transfer {vmm} {count}")),
             Self::Modes => Some(format!("modes {vmm}")),
+            Self::Kexec => Some(format!("kexec {vmm}")),
             Self::Script(_) | Self::Shell => None,
         }
     }
 
     /// Whether the job needs modes that QEMU has not, or not yet.
     fn only_baton(&self) -> bool {
-        matches!(self, Self::Modes)
+        matches!(self, Self::Modes | Self::Kexec)
     }
 }
 

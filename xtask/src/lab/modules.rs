@@ -4,7 +4,7 @@
 //! stands in its own `.modinfo` section, so it is read from there, for the few that are used.
 
 use super::cpio::Cpio;
-use super::packages::Packages;
+use super::packages::Kernel;
 use super::process;
 use anyhow::{Context, Result};
 use std::collections::HashMap;
@@ -12,10 +12,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// Puts the named modules and their dependencies into an initramfs. Names use `_`, not `-`; one
-/// that is built into the kernel needs no file.
-pub(crate) fn add(cpio: &mut Cpio, packages: &Packages, names: &[&str]) -> Result<()> {
-    let kernel = &packages.kernel;
+/// Puts the named modules of a kernel and their dependencies into an initramfs. Names use `_`, not
+/// `-`; one that is built into the kernel needs no file. `busybox` unpacks them.
+pub(crate) fn add(cpio: &mut Cpio, busybox: &Path, kernel: &Kernel, names: &[&str]) -> Result<()> {
     let mut files = HashMap::new();
     collect(&kernel.modules.join("kernel"), &mut files)?;
     let builtin = fs::read_to_string(kernel.modules.join("modules.builtin"))
@@ -39,7 +38,7 @@ pub(crate) fn add(cpio: &mut Cpio, packages: &Packages, names: &[&str]) -> Resul
                 kernel.release
             )
         })?;
-        let elf = contents(&packages.busybox, file)?;
+        let elf = contents(busybox, file)?;
         let depends = depends(&elf)
             .with_context(|| format!("{} has no readable .modinfo section", file.display()))?;
         let depends: Vec<String> = depends

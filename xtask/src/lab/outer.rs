@@ -18,6 +18,10 @@ const L1_MEMORY: u64 = 1 << 30;
 const ATTEMPTS: u32 = 2;
 /// panic=-1 with QEMU's -no-reboot: an L1 that panics ends at once.
 const L1_APPEND: &str = "console=ttyS0 quiet mitigations=off net.ifnames=0 panic=-1";
+/// What makes half a GiB of L1's memory persistent: it begins where every L1 has memory, and ends
+/// below the initramfs, which QEMU puts at the end.
+const PERSISTENT_APPEND: &str = "memmap=512M!1G";
+const PERSISTENT_MEMORY: u64 = 512 << 20;
 
 /// Runs a job to its end.
 ///
@@ -31,6 +35,9 @@ pub(crate) fn run(job: &Job, options: &Options) -> Result<LabReport> {
         );
     }
     needs::require()?;
+    if let Some(lack) = lacks(job)? {
+        bail!("{lack}");
+    }
     let packages = packages::get(false)?;
     let mut attempts = 0;
     loop {
@@ -51,6 +58,25 @@ pub(crate) fn run(job: &Job, options: &Options) -> Result<LabReport> {
     }
 }
 
+/// Why a job cannot be done with the packages there are, if it cannot.
+///
+/// # Errors
+/// When they cannot be fetched.
+pub(crate) fn lacks(job: &Job) -> Result<Option<String>> {
+    if *job != Job::Kexec {
+        return Ok(None);
+    }
+    let packages = packages::get(false)?;
+    let kernel = &packages.kernel.release;
+    let one = *kernel == packages.older.release;
+    Ok(one.then(|| {
+        format!(
+            "There is only one kernel, {kernel}: name a mirror with bookworm-backports in \
+             BATON_LAB_MIRROR and run `cargo xtask lab images --refresh`"
+        )
+    }))
+}
+
 /// One boot of L1. None when it gave no result and may be tried again.
 fn attempt(
     packages: &Packages,
@@ -61,7 +87,13 @@ fn attempt(
 ) -> Result<Option<LabReport>> {
     let initramfs = folder.join("l1.cpio");
     let bytes = images::l1(packages, job, options, folder)?;
-    let memory = (L1_MEMORY + bytes.len() as u64 * 5 / 2) >> 20;
+    let mut memory = L1_MEMORY + bytes.len() as u64 * 5 / 2;
+    let (kernel, append) = if *job == Job::Kexec {
+        memory += PERSISTENT_MEMORY;
+        (&packages.older, format!("{L1_APPEND} {PERSISTENT_APPEND}"))
+    } else {
+        (&packages.kernel, L1_APPEND.to_owned())
+    };
     fs::write(&initramfs, bytes)
         .with_context(|| format!("Cannot write {}", initramfs.display()))?;
 
@@ -71,8 +103,15 @@ fn attempt(
     } else {
         options.timeout.as_secs()
     };
-    let mut qemu = command(packages, folder, &initramfs, limit)?;
-    qemu.args(words(&format!("-smp {} -m {memory}M", options.cpus)));
+    let mut qemu = command(folder, limit)?;
+    qemu.arg("-kernel").arg(&kernel.image);
+    qemu.arg("-initrd").arg(&initramfs);
+    qemu.args(["-append", &append]);
+    qemu.args(words(&format!(
+        "-smp {} -m {}M",
+        options.cpus,
+        memory >> 20
+    )));
     let start = Instant::now();
     if *job == Job::Shell {
         qemu.args(["-serial", "mon:stdio"]);
@@ -132,7 +171,8 @@ fn why_no_result(folder: &Path, wall: Duration, limit: Duration) -> String {
     )
 }
 
-fn command(packages: &Packages, folder: &Path, initramfs: &Path, limit: u64) -> Result<Command> {
+/// The outer machine but for its kernel and size.
+fn command(folder: &Path, limit: u64) -> Result<Command> {
     let results = format!(
         "file,id=results,path={}",
         folder.join("results.tar").display()
@@ -148,12 +188,7 @@ fn command(packages: &Packages, folder: &Path, initramfs: &Path, limit: u64) -> 
         .args(["-device", "virtio-serial-pci", "-chardev", &results])
         .args(words(
             "-device virtserialport,chardev=results,name=lab.results",
-        ))
-        .arg("-kernel")
-        .arg(&packages.kernel.image)
-        .arg("-initrd")
-        .arg(initramfs)
-        .args(["-append", L1_APPEND]);
+        ));
     let log = folder.join("qemu.log");
     let log = File::create(&log).with_context(|| format!("Cannot create {}", log.display()))?;
     qemu.stderr(log);

@@ -1,4 +1,4 @@
-//! The Debian packages the lab is made of, unpacked and kept: a kernel and a static busybox.
+//! The Debian packages the lab is made of, unpacked and kept: two kernels and a static busybox.
 
 use super::{apt::Apt, paths, process};
 use anyhow::{Context, Result, bail};
@@ -9,10 +9,13 @@ use std::process::Command;
 /// Unpacked packages, ready to take files from.
 pub(crate) struct Packages {
     pub busybox: PathBuf,
+    /// What L1 and L2 both boot.
     pub kernel: Kernel,
+    /// Debian's stable one, which the other takes the place of; without backports they are the same.
+    pub older: Kernel,
 }
 
-/// A stock kernel, which L1 and L2 both boot.
+/// A stock kernel.
 pub(crate) struct Kernel {
     pub release: String,
     pub image: PathBuf,
@@ -38,15 +41,20 @@ pub(crate) fn get(refresh: bool) -> Result<Packages> {
         return Ok(packages);
     }
     eprintln!(
-        "lab: fetching Debian's kernel and busybox into {}",
+        "lab: fetching Debian's kernels and busybox into {}",
         dir.display()
     );
     let apt = Apt::update(dir.with_file_name("apt"))?;
-    let kernel = apt.dependency("linux-image-cloud-amd64", "linux-image-")?;
-    let names = [
-        unpack(&apt, &dir, "busybox-static")?,
-        unpack(&apt, &dir, &kernel)?,
-    ];
+    let kernel = |stable| apt.dependency("linux-image-cloud-amd64", "linux-image-", stable);
+    let (newest, older) = (kernel(false)?, kernel(true)?);
+    let busybox = unpack(&apt, &dir, "busybox-static")?;
+    let kernel = unpack(&apt, &dir, &newest)?;
+    let older = if older == newest {
+        kernel.clone()
+    } else {
+        unpack(&apt, &dir, &older)?
+    };
+    let names = [busybox, kernel, older];
     let current = names.join("\n");
     let packages = open(&dir, &current)?;
     replace(&list, &current)?;
@@ -80,15 +88,37 @@ fn unpack(apt: &Apt, dir: &Path, package: &str) -> Result<String> {
 }
 
 fn open(dir: &Path, current: &str) -> Result<Packages> {
-    let mut names = current.lines();
-    let (Some(busybox), Some(kernel)) = (names.next(), names.next()) else {
+    let names: Vec<&str> = current.lines().collect();
+    let [busybox, kernel, older] = names[..] else {
         bail!(
             "{} is damaged: run `cargo xtask lab images --refresh`",
             dir.join("current").display()
         );
     };
     let busybox = dir.join(busybox).join("bin/busybox");
-    let tree = dir.join(kernel);
+    let packages = Packages {
+        kernel: open_kernel(&dir.join(kernel))?,
+        older: open_kernel(&dir.join(older))?,
+        busybox,
+    };
+    let needed = [
+        &packages.busybox,
+        &packages.kernel.modules,
+        &packages.older.modules,
+    ];
+    for needed in needed {
+        if !needed.exists() {
+            bail!(
+                "{} is absent: run `cargo xtask lab images --refresh`",
+                needed.display()
+            );
+        }
+    }
+    Ok(packages)
+}
+
+/// The kernel in an unpacked package.
+fn open_kernel(tree: &Path) -> Result<Kernel> {
     let boot = tree.join("boot");
     let release = fs::read_dir(&boot)
         .with_context(|| format!("Cannot read {}", boot.display()))?
@@ -107,20 +137,11 @@ fn open(dir: &Path, current: &str) -> Result<Packages> {
                 boot.display()
             )
         })?;
-    let kernel = Kernel {
+    Ok(Kernel {
         image: boot.join(format!("vmlinuz-{release}")),
         modules: tree.join("lib/modules").join(&release),
         release,
-    };
-    for needed in [&busybox, &kernel.modules] {
-        if !needed.exists() {
-            bail!(
-                "{} is absent: run `cargo xtask lab images --refresh`",
-                needed.display()
-            );
-        }
-    }
-    Ok(Packages { busybox, kernel })
+    })
 }
 
 /// Writes a file so that no reader ever sees half of it.

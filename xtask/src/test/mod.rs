@@ -84,6 +84,7 @@ fn run_lab(filter: Option<&str>, without: bool, tally: &mut Tally) {
     let jobs = [
         ("lab: transfer", Job::Transfer { count: 10 }),
         ("lab: modes", Job::Modes),
+        ("lab: kexec", Job::Kexec),
     ];
     for (name, job) in jobs {
         if filter.is_none_or(|filter| name.contains(filter)) {
@@ -101,6 +102,11 @@ fn run_job(name: &str, job: &Job, without: bool, tally: &mut Tally) {
     if let Err(error) = lab::install_missing() {
         tally.skip(name, &format!("{error:#}"));
         return;
+    }
+    match lab::lacks(job) {
+        Ok(None) => {}
+        Ok(Some(lack)) => return tally.skip(name, &lack),
+        Err(error) => return tally.fail(name, &format!("{error:#}")),
     }
     println!("\nRunning {name} (a minute or two; `cargo xtask lab run` shows more)");
     match lab::run(job, &Options::default()) {

@@ -10,7 +10,7 @@ use baton_testkit::wait::wait_for;
 use std::fs::OpenOptions;
 use std::os::unix::fs::FileExt;
 use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 const BOOT: Duration = Duration::from_secs(180);
 const LIFE: Duration = Duration::from_secs(60);
@@ -18,12 +18,20 @@ const END: Duration = Duration::from_secs(180);
 /// Ticks the guest must make before the first handover and after each: proof that it lives.
 const TICKS_BETWEEN: usize = 10;
 
+/// Seconds the guest's time of day may come to differ from L1's more than it did at first. L1 itself
+/// knows only whole seconds when it starts.
+const DRIFT: f64 = 2.0;
+/// Ticks that are looked at for that: the one seen soonest counts.
+const LOOKS: usize = 10;
+
 /// A guest, the process that has it, and the arguments the next one is started with.
 pub(crate) struct Life {
     pub guest: Guest,
     pub now: Generation,
     /// Of the newest process.
     number: u32,
+    /// By how many seconds the guest's time of day is ahead of L1's, as it was at first.
+    ahead: f64,
 }
 
 impl Life {
@@ -35,12 +43,34 @@ impl Life {
             guest,
             now,
             number: 0,
+            ahead: 0.0,
         };
         life.wait_for_ticks(1, BOOT)?;
         let boot = start.elapsed().as_millis();
         println!("LAB guest works after {boot} ms");
-        life.wait_for_ticks(TICKS_BETWEEN, BOOT)?;
+        life.ahead = life.look_at_clock()?;
         Ok((life, boot))
+    }
+
+    /// Takes a guest up that `number` processes had before, and whose clock was `ahead`.
+    pub(crate) fn resume(
+        guest: Guest,
+        number: u32,
+        ahead: f64,
+        origin: Origin<'_>,
+    ) -> Result<Self> {
+        let now = Generation::start(number, &guest.line(), origin)?;
+        Ok(Self {
+            guest,
+            now,
+            number,
+            ahead,
+        })
+    }
+
+    /// By how many seconds the guest's time of day was ahead of L1's at first.
+    pub(crate) fn ahead(&self) -> f64 {
+        self.ahead
     }
 
     /// Starts the next process, which gets the guest from where `origin` says.
@@ -66,8 +96,28 @@ impl Life {
         })
     }
 
+    /// By how many seconds the guest's time of day is ahead of L1's.
+    fn look_at_clock(&mut self) -> Result<f64> {
+        let mut ahead = f64::NEG_INFINITY;
+        let mut ticks = Serial::read(SERIAL)?.ticks();
+        for _ in 0..LOOKS {
+            self.wait_for_ticks(ticks + 1, LIFE)?;
+            let serial = Serial::read(SERIAL)?;
+            let now = SystemTime::now().duration_since(UNIX_EPOCH);
+            let now = now.context("L1's clock is wrong")?.as_secs_f64();
+            // What comes late is seen late, and never early.
+            ahead = ahead.max(serial.date() - now);
+            ticks = serial.ticks();
+        }
+        Ok(ahead)
+    }
+
     /// Tells the guest to finish and looks at what it leaves; gives the numbers for the result.
     pub(crate) fn end(mut self) -> Result<String> {
+        let drift = self.look_at_clock()? - self.ahead;
+        if drift.abs() > DRIFT {
+            bail!("The guest's time of day has changed by {drift:.3} s against the host's");
+        }
         tell_guest_to_stop(&self.guest.disk)?;
         let said = wait_for("the guest's own verdict", END, || {
             Ok(Serial::read(SERIAL)?.result().map(str::to_owned))
@@ -82,8 +132,9 @@ impl Life {
         check_disk(&self.guest.disk)?;
         let serial = Serial::read(SERIAL)?;
         Ok(format!(
-            "gap_ms={} ticks={} {numbers}",
+            "gap_ms={} drift_ms={:.0} ticks={} {numbers}",
             serial.longest_gap(),
+            drift * 1000.0,
             serial.ticks()
         ))
     }

@@ -3,9 +3,11 @@
 
 mod command_line;
 mod generation;
+mod kexec;
 mod life;
 mod migration;
 mod modes;
+mod next_kernel;
 mod serial;
 mod transfer;
 
@@ -23,8 +25,9 @@ pub(crate) fn main(args: &[String]) -> Result<ExitCode> {
             transfer::run(vmm.parse()?, count)
         }
         ["modes", vmm] => modes::run(vmm.parse()?),
+        ["kexec", vmm] => kexec::run(vmm.parse()?),
         _ => bail!(
-            "lab-agent takes `transfer VMM COUNT` or `modes VMM`, and is started by the lab inside its outer machine"
+            "lab-agent takes `transfer VMM COUNT`, `modes VMM` or `kexec VMM`, and is started by the lab inside its outer machine"
         ),
     };
     match result {

@@ -15,14 +15,16 @@ const ALARMS: [&str; 8] = [
     "blocked for more than",
 ];
 
-/// Seconds between two ticks that no load explains.
-const JUMP: f64 = 30.0;
+/// Seconds between two ticks that neither load nor a new start of the host explains.
+const JUMP: f64 = 120.0;
 
 /// The guest's words so far.
 #[derive(Debug, Default)]
 pub(crate) struct Serial {
-    /// The guest's clock, in seconds, at tick 1, 2, ...
+    /// The guest's clock since its boot, in seconds, at tick 1, 2, ...
     ticks: Vec<f64>,
+    /// Its time of day at the last one, in seconds since 1970.
+    date: f64,
     result: Option<String>,
 }
 
@@ -68,8 +70,8 @@ impl Serial {
     fn tick(&mut self, text: &str) -> Result<()> {
         let mut words = text.split_whitespace();
         let number = words.next().and_then(|word| word.parse::<usize>().ok());
-        let clock = words.next().and_then(|word| word.parse::<f64>().ok());
-        let (Some(number), Some(clock)) = (number, clock) else {
+        let mut seconds = || words.next().and_then(|word| word.parse::<f64>().ok());
+        let (Some(number), Some(clock), Some(date)) = (number, seconds(), seconds()) else {
             bail!(
                 "The guest's log has a damaged line after tick {}: tick {text}",
                 self.ticks.len()
@@ -87,12 +89,24 @@ impl Serial {
         if let Some(&before) = self.ticks.last().filter(|&&before| clock > before + JUMP) {
             bail!("The guest's clock jumps at tick {number}, from {before} to {clock} s");
         }
+        if date < self.date {
+            bail!(
+                "The guest's time of day goes backwards at tick {number}, from {} to {date} s",
+                self.date
+            );
+        }
         self.ticks.push(clock);
+        self.date = date;
         Ok(())
     }
 
     pub(crate) fn ticks(&self) -> usize {
         self.ticks.len()
+    }
+
+    /// The guest's time of day at its last tick, in seconds since 1970.
+    pub(crate) fn date(&self) -> f64 {
+        self.date
     }
 
     /// What the workload found at its end.
@@ -122,9 +136,12 @@ mod tests {
 
     #[test]
     fn ticks_in_order_are_counted_and_their_gaps_measured() {
-        let serial =
-            Serial::parse("hello\r\ntick 1 5.00\r\ntick 2 5.10\ntick 3 5.45\ntick 4 5.").unwrap();
+        let serial = Serial::parse(
+            "hello\r\ntick 1 5.00 90\r\ntick 2 5.10 90.1\ntick 3 5.45 90.5\ntick 4 5.",
+        )
+        .unwrap();
         assert_eq!(serial.ticks(), 3);
+        assert_eq!(serial.date(), 90.5);
         assert_eq!(serial.longest_gap(), 350);
         assert_eq!(serial.longest_gap_after(1), 350);
         assert_eq!(serial.longest_gap_after(3), 0);
@@ -134,7 +151,10 @@ mod tests {
 
     #[test]
     fn a_lost_or_repeated_tick_is_an_error() {
-        for log in ["tick 1 1.0\ntick 3 1.2\n", "tick 1 1.0\ntick 1 1.0\n"] {
+        for log in [
+            "tick 1 1.0 5\ntick 3 1.2 5\n",
+            "tick 1 1.0 5\ntick 1 1.0 5\n",
+        ] {
             let error = Serial::parse(log).unwrap_err().to_string();
             assert!(error.contains("lost or repeated"), "{error}");
         }
@@ -142,12 +162,19 @@ mod tests {
 
     #[test]
     fn a_clock_that_goes_backwards_is_an_error() {
-        assert!(Serial::parse("tick 1 9.0\ntick 2 8.9\n").is_err());
+        for log in [
+            "tick 1 9.0 5\ntick 2 8.9 6\n",
+            "tick 1 9.0 5\ntick 2 9.1 4.9\n",
+        ] {
+            let error = Serial::parse(log).unwrap_err().to_string();
+            assert!(error.contains("backwards at tick 2"), "{error}");
+        }
     }
 
     #[test]
     fn a_clock_that_jumps_ahead_is_an_error() {
-        assert!(Serial::parse("tick 1 9.0\ntick 2 99.0\n").is_err());
+        let error = Serial::parse("tick 1 9.0 5\ntick 2 199.0 6\n").unwrap_err();
+        assert!(error.to_string().contains("jumps"), "{error}");
     }
 
     #[test]
@@ -158,7 +185,7 @@ mod tests {
             "I/O error, dev vda, sector 8",
         ] {
             assert!(
-                Serial::parse(&format!("tick 1 1.0\n{line}\n")).is_err(),
+                Serial::parse(&format!("tick 1 1.0 5\n{line}\n")).is_err(),
                 "{line}"
             );
         }
@@ -166,7 +193,7 @@ mod tests {
 
     #[test]
     fn the_result_is_what_the_workload_says_last() {
-        let serial = Serial::parse("tick 1 1.0\nL2-RESULT ok records=7\n").unwrap();
+        let serial = Serial::parse("tick 1 1.0 5\nL2-RESULT ok records=7\n").unwrap();
         assert_eq!(serial.result(), Some("ok records=7"));
     }
 }
