@@ -95,6 +95,11 @@ pub fn frames(data: &[u8]) {
     while let Ok(Some(frame)) = socket.try_receive() {
         message(channel, frame);
     }
+    if let Some((kind, payload)) = data.split_first()
+        && crate::precopy::fuzzing::bounds(*kind).is_some_and(|most| payload.len() <= most.length)
+    {
+        crate::precopy::fuzzing::message(*kind, payload.to_vec());
+    }
 }
 
 /// Reads an address in all its spellings. One that is understood is shown as what it is.

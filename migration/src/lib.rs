@@ -15,11 +15,13 @@
 //! | [`fds`] | the descriptors a target received, each taken once |
 //! | [`fingerprint`] | what two machines must have in common |
 //! | [`handover`] | the protocol and its two state machines |
+//! | [`precopy`] | copying RAM to another process or host while the guest runs |
 //! | [`settings`] | what an operator sets: migration parameters and capabilities |
 //! | [`status`] | what `query-migrate` reports |
 //! | [`stream`] | the vmstate stream |
 //!
-//! Two modes are driven here: `cpr-transfer` by [`handover`], `cpr-reboot` by [`checkpoint`].
+//! Mode `normal` is driven by [`precopy`], `cpr-transfer` by [`handover`], the others by
+//! [`checkpoint`].
 
 #![warn(missing_docs)]
 
@@ -34,6 +36,7 @@ pub mod fingerprint;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzzing;
 pub mod handover;
+pub mod precopy;
 pub mod settings;
 pub mod status;
 pub mod stream;

@@ -106,6 +106,12 @@ impl Reclaimed {
     pub(crate) fn never_let_go() -> Self {
         Self(())
     }
+
+    /// For a guest that is not let go of in the claim's way but by a message, which was not sent, or
+    /// whose receiver has said that the guest never ran there: [`crate::precopy`].
+    pub(crate) fn not_given() -> Self {
+        Self(())
+    }
 }
 
 /// Proof that the target, and nobody else, may run the guest.

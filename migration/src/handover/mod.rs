@@ -6,7 +6,7 @@
 
 mod hosts;
 mod link;
-mod protocol;
+pub(crate) mod protocol;
 mod source;
 mod target;
 mod timeouts;

@@ -45,19 +45,19 @@ pub const PROTOCOL_VERSION: u32 = 1;
 const MAGIC: [u8; 8] = *b"BATONCPR";
 
 /// Longest encoded HELLO: a fingerprint of the largest size and some room.
-const MAX_HELLO: usize = 128 << 10;
+pub(crate) const MAX_HELLO: usize = 128 << 10;
 
 /// Longest FDS: as many keys of the largest size as descriptors fit, and their encoding.
 const MAX_FDS_MESSAGE: usize = MAX_FDS_PER_FRAME * 640;
 
 /// Longest PREVIEW and STATE.
-const MAX_STATE: usize = 256 << 20;
+pub(crate) const MAX_STATE: usize = 256 << 20;
 
 /// Longest reason sent to the peer; the rest is cut.
 const MAX_REASON: usize = 16 << 10;
 
 /// Room for the encoding around a reason.
-const MAX_REASON_MESSAGE: usize = MAX_REASON + 64;
+pub(crate) const MAX_REASON_MESSAGE: usize = MAX_REASON + 64;
 
 /// Most descriptors of one handover.
 pub(super) const MAX_FDS: u32 = 16384;
@@ -140,11 +140,11 @@ pub(super) struct Hello {
 /// The source ends the handover.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Abort {
+pub(crate) struct Abort {
     /// Why, for people.
-    pub(super) reason: String,
+    pub(crate) reason: String,
     /// Whether an operator wanted it.
-    pub(super) cancelled: bool,
+    pub(crate) cancelled: bool,
 }
 
 /// The target cannot go on.
@@ -316,7 +316,7 @@ pub(super) fn encode_failed(reason: &str) -> Result<Vec<u8>, ProtocolError> {
 }
 
 /// The payload of ABORT.
-pub(super) fn encode_abort(reason: &str, cancelled: bool) -> Result<Vec<u8>, ProtocolError> {
+pub(crate) fn encode_abort(reason: &str, cancelled: bool) -> Result<Vec<u8>, ProtocolError> {
     pack(
         "ABORT",
         &Abort {
@@ -326,15 +326,21 @@ pub(super) fn encode_abort(reason: &str, cancelled: bool) -> Result<Vec<u8>, Pro
     )
 }
 
-fn cut(reason: &str) -> String {
+pub(crate) fn cut(reason: &str) -> String {
     reason[..reason.floor_char_boundary(MAX_REASON)].to_owned()
 }
 
-fn pack<T: Serialize + ?Sized>(message: &'static str, value: &T) -> Result<Vec<u8>, ProtocolError> {
+pub(crate) fn pack<T: Serialize + ?Sized>(
+    message: &'static str,
+    value: &T,
+) -> Result<Vec<u8>, ProtocolError> {
     rmp_serde::to_vec_named(value).map_err(|source| ProtocolError::Encode { message, source })
 }
 
-fn unpack<T: DeserializeOwned>(message: &'static str, bytes: &[u8]) -> Result<T, ProtocolError> {
+pub(crate) fn unpack<T: DeserializeOwned>(
+    message: &'static str,
+    bytes: &[u8],
+) -> Result<T, ProtocolError> {
     let mut deserializer = rmp_serde::Deserializer::new(std::io::Cursor::new(bytes));
     let value = T::deserialize(&mut deserializer)
         .map_err(|source| ProtocolError::Decode { message, source })?;

@@ -2,12 +2,12 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::MigrationStatus;
+use super::{MigrationStats, MigrationStatus};
 use crate::claim::Blackout;
 
-/// QAPI `MigrationInfo`, as far as cpr modes fill it, and our breakdown of the blackout. Serializes
+/// QAPI `MigrationInfo`, as far as it is filled, and our breakdown of the blackout. Serializes
 /// as `{}` when nothing ever happened.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", default, deny_unknown_fields)]
 pub struct MigrationInfo {
     /// Where the migration is.
@@ -20,6 +20,12 @@ pub struct MigrationInfo {
     /// of the guest.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub downtime: Option<u64>,
+    /// While RAM is copied: the milliseconds for which the guest would have to stand still now.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub expected_downtime: Option<u64>,
+    /// How far the copying of RAM has come, in mode normal.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ram: Option<MigrationStats>,
     /// Milliseconds from the beginning until both sides were ready.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub setup_time: Option<u64>,

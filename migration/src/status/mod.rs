@@ -1,6 +1,7 @@
 //! Where a migration is, as `query-migrate` and the `MIGRATION` event tell it.
 
 mod info;
+mod ram;
 mod tracker;
 
 use std::fmt;
@@ -8,10 +9,11 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 pub use info::MigrationInfo;
-pub use tracker::{MigrationInProgress, NotPaused, Observer, Tracker};
+pub use ram::MigrationStats;
+pub use tracker::{MigrationInProgress, NotPaused, Observer, PassObserver, Tracker};
 
-/// QAPI `MigrationStatus`. All values are spelled; a cpr-transfer uses those that
-/// [`MigrationStatus::may_become`] names.
+/// QAPI `MigrationStatus`. All values are spelled; those that [`MigrationStatus::may_become`] names are
+/// used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum MigrationStatus {
@@ -23,29 +25,29 @@ pub enum MigrationStatus {
     Cancelling,
     /// Cancelled; the guest is where it was.
     Cancelled,
-    /// Both sides are ready; the guest is about to stop, or stops.
+    /// Both sides are ready; RAM is copied if it must be, then the guest stops.
     Active,
-    /// Not used by cpr modes.
+    /// Not used.
     PostcopyDevice,
-    /// Not used by cpr modes.
+    /// Not used.
     PostcopyActive,
-    /// Not used by cpr modes.
+    /// Not used.
     PostcopyPaused,
-    /// Not used by cpr modes.
+    /// Not used.
     PostcopyRecoverSetup,
-    /// Not used by cpr modes.
+    /// Not used.
     PostcopyRecover,
     /// The guest runs in the target.
     Completed,
     /// Failed; the error says where the guest is.
     Failed,
-    /// Not used by cpr modes.
+    /// Not used.
     Colo,
     /// Both sides are ready; the guest runs until `migrate-continue` is said.
     PreSwitchover,
     /// The guest is stopped; device state is on its way.
     Device,
-    /// Not used by cpr modes.
+    /// Not used.
     WaitUnplug,
 }
 
@@ -80,7 +82,7 @@ impl MigrationStatus {
         )
     }
 
-    /// Whether a cpr-transfer may go from `self` to `next`.
+    /// Whether a migration may go from `self` to `next`.
     pub const fn may_become(self, next: Self) -> bool {
         use MigrationStatus::*;
         match self {
@@ -91,7 +93,8 @@ impl MigrationStatus {
                 next,
                 PreSwitchover | Device | Completed | Cancelling | Failed
             ),
-            PreSwitchover => matches!(next, Device | Cancelling | Failed),
+            // In mode normal there is something to copy again once the pause is over.
+            PreSwitchover => matches!(next, Active | Device | Cancelling | Failed),
             Device => matches!(next, Completed | Cancelling | Failed),
             // A target that claimed the guest just before it would have been cancelled keeps it.
             Cancelling => matches!(next, Cancelled | Completed | Failed),

@@ -8,12 +8,15 @@ use std::time::{Duration, Instant};
 
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
-use super::{IllegalTransition, MigrationInfo, MigrationStatus};
+use super::{IllegalTransition, MigrationInfo, MigrationStats, MigrationStatus};
 use crate::claim::Blackout;
 
 /// Told every change of status, in order, on the thread that makes it. It must not change the
 /// status itself.
 pub type Observer = Box<dyn Fn(MigrationStatus) + Send + Sync>;
+
+/// Told the number of each round in which RAM is copied.
+pub type PassObserver = Box<dyn Fn(u64) + Send + Sync>;
 
 /// A migration is under way already.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -24,6 +27,7 @@ pub struct MigrationInProgress;
 pub struct Tracker {
     inner: Mutex<Inner>,
     observer: Observer,
+    on_pass: PassObserver,
     /// Whether a cancellation is wanted.
     cancelled: AtomicBool,
     /// Whether a pause before the switchover has been ended.
@@ -45,27 +49,43 @@ struct Inner {
     total: Option<Duration>,
     blackout: Option<Blackout>,
     error: Option<String>,
+    ram: Option<MigrationStats>,
+    expected_downtime: Option<Duration>,
+}
+
+impl Inner {
+    fn new(status: MigrationStatus) -> Self {
+        Self {
+            status,
+            began: Instant::now(),
+            setup: None,
+            total: None,
+            blackout: None,
+            error: None,
+            ram: None,
+            expected_downtime: None,
+        }
+    }
 }
 
 impl Tracker {
     /// Nothing has happened yet; fails only if the kernel has no descriptor left.
     pub fn new(observer: Observer) -> io::Result<Self> {
         let cancel = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
-        let inner = Inner {
-            status: MigrationStatus::None,
-            began: Instant::now(),
-            setup: None,
-            total: None,
-            blackout: None,
-            error: None,
-        };
         Ok(Self {
-            inner: Mutex::new(inner),
+            inner: Mutex::new(Inner::new(MigrationStatus::None)),
             observer,
+            on_pass: Box::new(|_| {}),
             cancelled: AtomicBool::new(false),
             proceed: AtomicBool::new(false),
             cancel,
         })
+    }
+
+    /// The same, with somebody who is told of each round in which RAM is copied.
+    #[must_use]
+    pub fn on_pass(self, on_pass: PassObserver) -> Self {
+        Self { on_pass, ..self }
     }
 
     /// Where the migration is.
@@ -84,6 +104,8 @@ impl Tracker {
             status: Some(inner.status),
             total_time: Some(ms(inner.total.unwrap_or_else(|| inner.began.elapsed()))),
             downtime: inner.blackout.map(|blackout| blackout.downtime_ms()),
+            expected_downtime: inner.expected_downtime.map(ms),
+            ram: inner.ram.clone(),
             setup_time: inner.setup.map(ms),
             blackout: inner.blackout,
             error_desc: inner.error.clone(),
@@ -123,14 +145,11 @@ impl Tracker {
         let now = Instant::now();
         let mut inner = self.lock();
         *inner = Inner {
-            status: MigrationStatus::Device,
             began: now
                 .checked_sub(Duration::from_millis(total_time))
                 .unwrap_or(now),
             setup: Some(Duration::from_millis(setup_time)),
-            total: None,
-            blackout: None,
-            error: None,
+            ..Inner::new(MigrationStatus::Device)
         };
     }
 
@@ -163,14 +182,7 @@ impl Tracker {
             let _ = self.cancel.read();
             self.cancelled.store(false, Ordering::SeqCst);
             self.proceed.store(false, Ordering::SeqCst);
-            *inner = Inner {
-                status: MigrationStatus::Setup,
-                began: Instant::now(),
-                setup: None,
-                total: None,
-                blackout: None,
-                error: None,
-            };
+            *inner = Inner::new(MigrationStatus::Setup);
         }
         (self.observer)(MigrationStatus::Setup);
         Ok(())
@@ -207,6 +219,21 @@ impl Tracker {
     /// Notes how long the guest stood still; before the status says `completed`.
     pub(crate) fn note_blackout(&self, blackout: Option<Blackout>) {
         self.lock().blackout = blackout;
+    }
+
+    /// Notes how far the copying of RAM has come.
+    pub(crate) fn note_ram(&self, ram: &MigrationStats) {
+        self.lock().ram = Some(ram.clone());
+    }
+
+    /// Notes how long the guest would stand still; nothing once it is known.
+    pub(crate) fn note_expected_downtime(&self, time: Option<Duration>) {
+        self.lock().expected_downtime = time;
+    }
+
+    /// Tells that a round begins, which is the one of this number.
+    pub(crate) fn pass(&self, number: u64) {
+        (self.on_pass)(number);
     }
 
     /// Whether the pause was ended, which is news no more.
