@@ -157,7 +157,7 @@ fn run_guest(options: Options, succession: &mut Option<Succession>) -> Result<()
         start_monitors(&vm)?;
         SERVING.store(true, Ordering::SeqCst);
         if let Some(main) = &incoming.main {
-            handover::restore(&vm, main, true)?;
+            handover::arrive(&vm, main, true)?;
         }
     } else {
         vm.power_on()?;
@@ -182,20 +182,8 @@ fn wait_for_source(vm: &Arc<Vm>) -> Result<Option<TargetHandover>, HostError> {
         return Ok(None);
     };
     check_only_migratable(&vm.options, None)?;
-    match (&incoming.cpr, &incoming.main) {
-        (Some(cpr), _) => handover::receive(vm, cpr).map(Some),
-        (
-            None,
-            Some(MigrationAddress::Socket(
-                SocketAddress::Inet(_) | SocketAddress::Unix { .. } | SocketAddress::Vsock { .. },
-            )),
-        ) => Err(
-            "-incoming: over a socket a guest comes by cpr-transfer alone; add an -incoming for \
-             the channel of type cpr"
-                .into(),
-        ),
-        (None, _) => Ok(None),
-    }
+    let cpr = incoming.cpr.as_ref();
+    cpr.map(|cpr| handover::receive(vm, cpr)).transpose()
 }
 
 /// Leaves `handover` to `migrate-incoming`, before there is a client that could say so; or gives it

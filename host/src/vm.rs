@@ -85,11 +85,17 @@ impl Vm {
         let on = settings.capabilities.contains(Capability::Events);
         let migration_events = Arc::new(AtomicBool::new(on));
         let (sink, wanted) = (events.clone(), Arc::clone(&migration_events));
+        let (passes, wanted_passes) = (events.clone(), Arc::clone(&migration_events));
         let tracker = Tracker::new(Box::new(move |status: MigrationStatus| {
             if wanted.load(Ordering::SeqCst) {
                 sink.emit("MIGRATION", Some(serde_json::json!({ "status": status })));
             }
         }))?;
+        let tracker = tracker.on_pass(Box::new(move |pass| {
+            if wanted_passes.load(Ordering::SeqCst) {
+                passes.emit("MIGRATION_PASS", Some(serde_json::json!({ "pass": pass })));
+            }
+        }));
         let known = Blockers::new();
         for blocker in blockers::of_options(&options) {
             // Nothing migrates yet, so that nothing is refused.
@@ -144,7 +150,9 @@ impl Vm {
     /// Sets migration parameters.
     pub fn set_parameters(&self, changes: ParameterChanges) -> Result<(), HostError> {
         let mut state = self.state();
-        state.settings_may_change()?;
+        if !changes.only_limits() {
+            state.settings_may_change()?;
+        }
         state.settings.parameters.apply(changes);
         Ok(())
     }

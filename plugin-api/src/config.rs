@@ -20,7 +20,8 @@ pub struct Config {
     pub drives: BTreeMap<String, Drive>,
     /// Set when the device's state will be loaded, which is when it must open nothing that
     /// [`Host::preserved_fd`](crate::Host::preserved_fd) gives it, and touch nothing the same
-    /// device in another process may still be using.
+    /// device in another process may still be using. In mode `normal` nothing is given, and what only
+    /// one process can have, such as a lock, is taken by `Start`.
     #[serde(default)]
     pub restoring: Option<Mode>,
 }

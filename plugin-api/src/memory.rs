@@ -24,8 +24,8 @@ pub struct MemoryRegion {
     pub fd: i32,
     /// Where the region begins in the file.
     pub offset: u64,
-    /// Address of an array of 64-bit words with a bit a 4 KiB page, to be set for every page
-    /// written, or 0 while nobody wants to know.
+    /// Address of an array of 64-bit words with a bit a 4 KiB page, to be set after every page that
+    /// was written, or 0 if nobody wants to know.
     #[serde(default)]
     pub dirty_bitmap: u64,
 }
@@ -117,7 +117,8 @@ impl Bitmap for DirtyBitmap {
         for page in first..=last {
             // SAFETY: vm-memory keeps `offset + len` inside the region, and the bitmap covers it.
             let word = unsafe { &*self.words.add(page / 64) };
-            word.fetch_or(1 << (page % 64), Ordering::Relaxed);
+            // Whoever takes the bit sees what was written before it was set.
+            word.fetch_or(1 << (page % 64), Ordering::Release);
         }
     }
 

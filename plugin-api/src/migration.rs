@@ -192,6 +192,10 @@ pub struct Fd {
 pub enum MigrationEvent {
     /// A migration begins; the guest still runs.
     Setup,
+    /// The guest stands still, the device is quiesced, and another process that has opened the same
+    /// by itself may start it next: the device lets go of what only one process can have, such as a
+    /// lock. `Start` takes it back. Modes in which descriptors are handed over do not have this.
+    Switchover,
     /// It was cancelled; the guest goes on here.
     Cancelled,
     /// It failed; the guest goes on here.

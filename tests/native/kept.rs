@@ -364,7 +364,7 @@ fn a_damaged_file_is_refused_in_one_line() -> Result<()> {
     refused(&source, "file:vm.state", &["too short"])?;
     refused(&source, "file:missing", &["No such file or directory"])?;
     refused(&source, "exec:false", &["exec:"])?;
-    refused(&source, "tcp:0:1", &["cpr"])
+    refused(&source, "tcp:0:none", &["none"])
 }
 
 /// A process that is to load `incoming` ends with one line that says these things.

@@ -12,6 +12,7 @@ mod failure;
 mod kept;
 mod kills;
 mod leaks;
+mod normal;
 mod pause;
 mod power;
 mod runstate;

@@ -5,6 +5,7 @@
 //! of its insides, so the same test runs against both VMMs.
 
 pub mod check;
+pub mod copied;
 pub mod disk;
 pub mod fault;
 pub mod fixtures;

@@ -39,12 +39,13 @@ pub struct Machine {
     stdin: Option<ChildStdin>,
     qmp: Option<Qmp>,
     main: Main,
+    ram: Arc<GuestRam>,
     pub(crate) world: Arc<World>,
 }
 
 impl Machine {
     pub(crate) fn first(setup: Setup) -> Result<Self> {
-        Self::spawn(&Arc::new(World::new(setup)?), None)
+        Self::spawn(&Arc::new(World::new(setup)?), None, None)
     }
 
     /// Starts a process with the command line of the first one.
@@ -52,7 +53,7 @@ impl Machine {
     /// # Errors
     /// When it cannot be started.
     pub fn fresh(&self) -> Result<Self> {
-        Self::spawn(&self.world, None)
+        Self::spawn(&self.world, None, None)
     }
 
     /// Starts a process that waits for this one's guest, and waits until it listens.
@@ -78,20 +79,37 @@ impl Machine {
     /// # Errors
     /// When it cannot be started.
     pub fn successor_unready(&self, main: Main) -> Result<Self> {
-        Self::spawn(&self.world, Some(main))
+        Self::spawn(&self.world, Some(main), None)
     }
 
-    fn spawn(world: &Arc<World>, incoming: Option<Main>) -> Result<Self> {
+    /// Starts a process with RAM of its own that a guest can be copied to, and waits until it is
+    /// there.
+    ///
+    /// # Errors
+    /// When it does not come to that.
+    pub fn apart(&self, main: Main) -> Result<Self> {
+        let name = format!("ram-{}", self.world.next_generation());
+        let listens = main == Main::Unix;
+        let mut apart = Self::spawn(&self.world, Some(main), Some(&name))?;
+        if listens {
+            apart.wait_listening("main")?;
+        }
+        apart.qmp()?;
+        Ok(apart)
+    }
+
+    fn spawn(world: &Arc<World>, incoming: Option<Main>, apart: Option<&str>) -> Result<Self> {
         let number = world.next_generation();
+        let (ram, arguments) = world.memory(apart)?;
         let setup = &world.setup;
         let mut command = Command::new(&setup.programs.binary);
         command
-            .args(&world.arguments)
+            .args(arguments)
             .args(monitor(world, number))
             .current_dir(world.scratch.path());
         if let Some(main) = &incoming {
             command.args(["-incoming", &world.main_uri(main, number)]);
-            if !matches!(main, Main::Kept(_)) {
+            if apart.is_none() && !matches!(main, Main::Kept(_)) {
                 command.args(["-incoming", &world.channel("cpr", number).to_string()]);
             }
         }
@@ -111,6 +129,7 @@ impl Machine {
             process: Running::new(child),
             qmp: None,
             main: incoming.unwrap_or(Main::Unix),
+            ram,
             world: Arc::clone(world),
         })
     }
@@ -139,12 +158,12 @@ impl Machine {
 
     /// The guest's RAM.
     pub fn ram(&self) -> &Arc<GuestRam> {
-        &self.world.ram
+        &self.ram
     }
 
     /// What the guest says of itself.
     pub fn report(&self) -> &Report {
-        self.world.ram.report()
+        self.ram.report()
     }
 
     /// The guest's disk image.

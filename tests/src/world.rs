@@ -58,6 +58,21 @@ impl World {
         })
     }
 
+    /// The RAM of a new process and its arguments: those that all have in common, or with RAM in a
+    /// file of its own.
+    pub(crate) fn memory(&self, apart: Option<&str>) -> Result<(Arc<GuestRam>, Vec<String>)> {
+        let Some(name) = apart else {
+            return Ok((Arc::clone(&self.ram), self.arguments.clone()));
+        };
+        let own = self.scratch.join(name);
+        let ram = GuestRam::create(&own, self.setup.memory_mib << 20)?;
+        let path = |file: &std::path::Path| format!("mem-path={},", file.display());
+        let (common, own) = (path(&self.scratch.join(RAM)), path(&own));
+        let arguments = self.arguments.iter();
+        let arguments = arguments.map(|argument| argument.replace(&common, &own));
+        Ok((Arc::new(ram), arguments.collect()))
+    }
+
     /// The number of a new process.
     pub(crate) fn next_generation(&self) -> u32 {
         self.generations.fetch_add(1, Ordering::Relaxed)

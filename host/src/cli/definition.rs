@@ -80,10 +80,10 @@ const VALUES: [(&str, &str, &str); 22] = [
         "incoming",
         "URI|defer|CHANNEL",
         "Take over a guest instead of starting one. A URI is the main channel; defer leaves it to \
-         the QMP command migrate-incoming. A guest that was kept by cpr-reboot comes from \
-         file:PATH[,offset=N], exec:COMMAND (its standard output) or fd:N. A guest of cpr-transfer \
-         comes over unix:PATH, tcp:HOST:PORT or fd:N, and needs another -incoming for the channel \
-         of type cpr. A channel is JSON, or dotted keys such as \
+         the QMP command migrate-incoming. A guest that was kept, by cpr-reboot or in mode normal, \
+         comes from file:PATH[,offset=N], exec:COMMAND (its standard output) or fd:N. A guest that \
+         is copied in mode normal comes over unix:PATH, tcp:HOST:PORT or fd:N of a socket; so does \
+         one of cpr-transfer, which needs another -incoming for the channel of type cpr. A channel is JSON, or dotted keys such as \
          cpr,addr.transport=socket,addr.type=unix,addr.path=PATH.",
     ),
     (

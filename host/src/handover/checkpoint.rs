@@ -1,8 +1,8 @@
-//! cpr-reboot, the side the guest leaves: it is kept until it is loaded.
+//! cpr-reboot, and mode normal by way of a file, the side the guest leaves: it is kept until it is loaded.
 
 use std::sync::Arc;
 
-use baton_migration::address::{MigrationAddress, MigrationChannel, main_address};
+use baton_migration::address::MigrationAddress;
 use baton_migration::checkpoint::{
     Checkpoint, CheckpointHost, CheckpointOptions, CheckpointOutcome, Keeper, Place, RamSource,
     Writing, keeper,
@@ -23,15 +23,14 @@ struct Begun {
     keeper: Box<dyn Keeper + Send>,
 }
 
-/// The QMP command `migrate` in mode cpr-reboot. Returns once the place is open; the rest goes on in
+/// The QMP command `migrate` to a place that keeps the guest. Returns once the place is open; the rest goes on in
 /// a thread of its own.
 pub(super) fn migrate(
     vm: &Arc<Vm>,
-    uri: Option<&str>,
-    channels: Option<&[MigrationChannel]>,
+    mode: Mode,
+    address: &MigrationAddress,
 ) -> Result<(), HostError> {
-    let address = main_address(uri, channels)?;
-    let begun = begin(vm, &address)?;
+    let begun = begin(vm, mode, address)?;
     let thread = std::thread::Builder::new().name("migration".into());
     let spawned = thread.spawn(move || {
         begun.run();
@@ -48,7 +47,8 @@ pub fn save(vm: &Arc<Vm>, filename: &str) -> Result<(), HostError> {
         filename: filename.to_owned(),
         offset: 0,
     };
-    let begun = begin(vm, &address).inspect_err(|_| vm.state().migrating = false)?;
+    let begun =
+        begin(vm, Mode::CprReboot, &address).inspect_err(|_| vm.state().migrating = false)?;
     match begun.run() {
         CheckpointOutcome::Completed => Ok(()),
         CheckpointOutcome::Cancelled => Err("The save was cancelled; the guest goes on".into()),
@@ -58,8 +58,7 @@ pub fn save(vm: &Arc<Vm>, filename: &str) -> Result<(), HostError> {
     }
 }
 
-fn begin(vm: &Arc<Vm>, address: &MigrationAddress) -> Result<Begun, HostError> {
-    let mode = Mode::CprReboot;
+fn begin(vm: &Arc<Vm>, mode: Mode, address: &MigrationAddress) -> Result<Begun, HostError> {
     let place = Place::of(address, &resolve_fd)?;
     let writing = Writing::of(&vm.state().settings);
     let mut keeper = keeper(place, mode, writing)?;

@@ -2,6 +2,7 @@
 
 mod checkpoint;
 mod exec;
+mod normal;
 mod restore;
 mod source;
 mod target;
@@ -10,7 +11,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use baton_migration::address::{
-    IncomingChannels, MigrationChannel, TransferChannels, main_address,
+    IncomingChannels, MigrationAddress, MigrationChannel, TransferChannels, main_address,
 };
 use baton_migration::handover::{SourceHandover, SourceOptions, Timeouts};
 use baton_migration::settings::Capability;
@@ -22,7 +23,7 @@ use crate::vm::{State, Vm};
 
 pub use checkpoint::save;
 pub use exec::{Succession, rehearse};
-pub use restore::{begin as restore, load_file};
+pub use restore::load_file;
 pub use target::{receive, run};
 
 /// This program, as it names itself in a stream.
@@ -53,14 +54,12 @@ pub fn migrate(
         Ok(mode)
     })?;
     let begun = match mode {
-        Mode::CprReboot => checkpoint::migrate(vm, uri, channels),
+        Mode::CprReboot => main_address(uri, channels)
+            .map_err(HostError::from)
+            .and_then(|place| checkpoint::migrate(vm, mode, &place)),
         Mode::CprTransfer => transfer(vm, uri, channels),
         Mode::CprExec => exec::migrate(vm, uri, channels),
-        Mode::Normal => Err(format!(
-            "Migration mode '{mode}' is not in this Baton; set mode to 'cpr-transfer' or \
-             'cpr-reboot' with migrate-set-parameters"
-        )
-        .into()),
+        Mode::Normal => normal::migrate(vm, uri, channels),
     };
     begun.inspect_err(|_| vm.state().migrating = false)
 }
@@ -144,6 +143,31 @@ fn transfer(
         .map_err(|e| format!("Cannot start a thread: {e}").into())
 }
 
+/// Takes the guest that comes from `address` without a cpr channel: one that is kept there, or one
+/// that a source copies. What can be refused at once is; the rest goes on in a thread of its own.
+pub fn arrive(
+    vm: &Arc<Vm>,
+    address: &MigrationAddress,
+    exit_on_error: bool,
+) -> Result<(), HostError> {
+    take(vm)?;
+    let begun = match normal::streams(address) {
+        true => normal::receive(vm, address, exit_on_error),
+        false => restore::begin(vm, address, exit_on_error),
+    };
+    begun.inspect_err(|_| vm.state().migrating = false)
+}
+
+/// Refuses a second guest, and one that comes otherwise.
+fn take(vm: &Vm) -> Result<(), HostError> {
+    let mut state = vm.state();
+    if state.runstate != RunState::InMigrate || state.migrating || state.deferred.is_some() {
+        return Err("The incoming migration has already been started".into());
+    }
+    state.migrating = true;
+    Ok(())
+}
+
 /// The QMP command `migrate-incoming`.
 pub fn incoming(
     vm: &Arc<Vm>,
@@ -160,7 +184,7 @@ pub fn incoming(
         .as_ref()
         .is_some_and(|i| i.cpr.is_none())
     {
-        return restore::incoming(vm, uri, channels, exit_on_error);
+        return arrive(vm, &main_address(uri, channels)?, exit_on_error);
     }
     let main = IncomingChannels::deferred_main(uri, channels)?;
     let handover = vm

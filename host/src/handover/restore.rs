@@ -1,8 +1,8 @@
-//! cpr-reboot, the side the guest comes to: from where it was kept.
+//! cpr-reboot, and mode normal by way of a file, the side the guest comes to: from where it was kept.
 
 use std::sync::Arc;
 
-use baton_migration::address::{MigrationAddress, MigrationChannel, main_address};
+use baton_migration::address::MigrationAddress;
 use baton_migration::checkpoint::{
     Cancel, Kept, Place, RamLayout, RestoreHost, RestoreOutcome, restore,
 };
@@ -10,8 +10,8 @@ use baton_migration::fingerprint::MachineFingerprint;
 use baton_migration::stream::StateImage;
 use baton_migration::{Blocker, HostError, Mode};
 
-use super::resolve_fd;
 use super::target::ran_in_source;
+use super::{resolve_fd, take};
 use crate::blockers::check_only_migratable;
 use crate::machine::events::MachineEvent;
 use crate::machine::{Machine, Origin};
@@ -36,15 +36,14 @@ struct Restore {
     mapped: bool,
 }
 
-/// Loads what an address names, in a thread of its own. If the guest does not come the process is
-/// asked to end, unless the operator wanted otherwise.
-pub fn begin(
+/// Loads what an address names, in a thread of its own, once [`take`] has allowed it. If the guest
+/// does not come the process is asked to end, unless the operator wanted otherwise.
+pub(super) fn begin(
     vm: &Arc<Vm>,
     address: &MigrationAddress,
     exit_on_error: bool,
 ) -> Result<(), HostError> {
     let place = Place::of(address, &resolve_fd)?;
-    take(vm)?;
     let for_thread = Arc::clone(vm);
     let spawned = std::thread::Builder::new()
         .name("incoming".into())
@@ -58,20 +57,9 @@ pub fn begin(
                 let _ = vm.requests.send(MachineEvent::Abandoned(reason));
             }
         });
-    spawned.map(|_| ()).map_err(|e| {
-        vm.state().migrating = false;
-        format!("Cannot start a thread: {e}").into()
-    })
-}
-
-/// The QMP command `migrate-incoming` without a cpr channel.
-pub(super) fn incoming(
-    vm: &Arc<Vm>,
-    uri: Option<&str>,
-    channels: Option<&[MigrationChannel]>,
-    exit_on_error: bool,
-) -> Result<(), HostError> {
-    begin(vm, &main_address(uri, channels)?, exit_on_error)
+    spawned
+        .map(|_| ())
+        .map_err(|e| format!("Cannot start a thread: {e}").into())
 }
 
 /// The QMP command `cpr-load`: loads and waits for the end. A machine that was never started makes
@@ -123,16 +111,6 @@ fn make_way(vm: &Vm) -> Result<bool, HostError> {
     };
     drop(machine);
     Ok(true)
-}
-
-/// Refuses a second guest, and one that comes otherwise.
-fn take(vm: &Vm) -> Result<(), HostError> {
-    let mut state = vm.state();
-    if state.runstate != RunState::InMigrate || state.migrating || state.deferred.is_some() {
-        return Err("The incoming migration has already been started".into());
-    }
-    state.migrating = true;
-    Ok(())
 }
 
 /// Why the guest did not come.
@@ -187,9 +165,9 @@ impl RestoreHost for Restore {
     fn build(&mut self, kept: &mut Kept, cancel: Cancel<'_>) -> Result<(), HostError> {
         let vm = Arc::clone(&self.vm);
         let header = *kept.header();
-        if header.mode != Mode::CprReboot {
+        if !matches!(header.mode, Mode::CprReboot | Mode::Normal) {
             return Err(format!(
-                "'{}' was kept by {} and not by cpr-reboot",
+                "'{}' was kept by {} and not by cpr-reboot or in mode normal",
                 kept.name(),
                 header.mode
             )

@@ -119,15 +119,22 @@ impl SourceHost for Source {
                 .ok_or("There is no machine to migrate")?;
             machine.stop(true)?;
         }
-        Ok(())
+        match self.mode {
+            Mode::Normal => state
+                .machine
+                .as_ref()
+                .ok_or("There is no machine to migrate")?
+                .release_shared(),
+            _ => Ok(()),
+        }
     }
 
     fn save(&mut self, out: &mut SectionWriter<'_>) -> Result<(), HostError> {
         let runstate = self.before.as_str().to_owned();
         self.machine(|machine| machine.save(&GlobalState { runstate }, out))??;
         match self.mode {
-            // The host may be started anew before it is loaded.
-            Mode::CprReboot => HostTime::now().save(out),
+            // It may be another host that loads it, or one that was started anew.
+            Mode::CprReboot | Mode::Normal => HostTime::now().save(out),
             _ => Ok(()),
         }
     }

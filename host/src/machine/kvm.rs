@@ -112,18 +112,7 @@ impl Host {
             .map_err(ioctl("set the TSS address"))?;
         vm.set_identity_map_address(layout::KVM_IDENTITY_MAP)
             .map_err(ioctl("set the identity map address"))?;
-        for (slot, region) in ram.memory().iter().enumerate() {
-            let region = kvm_userspace_memory_region {
-                slot: slot as u32,
-                flags: 0,
-                guest_phys_addr: region.start_addr().0,
-                memory_size: region.len(),
-                userspace_addr: region.as_ptr() as u64,
-            };
-            // SAFETY: the region is mapped as long as `ram`, which the machine keeps as long as
-            // the VM.
-            unsafe { vm.set_user_memory_region(region) }.map_err(ioctl("map guest memory"))?;
-        }
+        map_ram(&vm, ram, 0)?;
         vm.create_irq_chip()
             .map_err(ioctl("create the interrupt controllers"))?;
         let pit = kvm_pit_config {
@@ -133,6 +122,23 @@ impl Host {
         vm.create_pit2(pit).map_err(ioctl("create the timer"))?;
         Ok(Arc::new(vm))
     }
+}
+
+/// Maps `ram` into the guest, or changes the flags of where it is mapped. `ram` must stay mapped as
+/// long as the VM is there; the machine keeps both.
+pub(super) fn map_ram(vm: &VmFd, ram: &Ram, flags: u32) -> Result<(), KvmError> {
+    for (slot, region) in ram.memory().iter().enumerate() {
+        let region = kvm_userspace_memory_region {
+            slot: slot as u32,
+            flags,
+            guest_phys_addr: region.start_addr().0,
+            memory_size: region.len(),
+            userspace_addr: region.as_ptr() as u64,
+        };
+        // SAFETY: the region is mapped as long as `ram`, which the machine keeps as long as the VM.
+        unsafe { vm.set_user_memory_region(region) }.map_err(ioctl("map guest memory"))?;
+    }
+    Ok(())
 }
 
 /// Ids 0 to 254; 255 means all.

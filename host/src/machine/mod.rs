@@ -11,6 +11,7 @@ mod controllers;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod decode;
 mod devices;
+mod dirty;
 mod disk_files;
 mod host_time;
 mod interrupts;
@@ -32,7 +33,7 @@ use baton_migration::HostError;
 use baton_migration::fds::{FdKey, FdTable};
 use baton_migration::fingerprint::MachineFingerprint;
 use baton_migration::handover::OutgoingFd;
-use baton_migration::{Mode, fds};
+use baton_migration::{MigrationEvent, Mode, fds};
 use baton_plugin_api::BusClass;
 use baton_plugin_api::bus::RegionKind;
 
@@ -89,6 +90,9 @@ pub enum Origin<'a> {
     /// From another process, whose machine this is, and which may still run it: descriptors are
     /// taken from there, and nothing shared is touched.
     HandedOver(Mode, &'a Arc<FdTable>, &'a MachineFingerprint),
+    /// From another process, or another host, whose machine this is, and which may still run it: what
+    /// both use is opened, and not touched until the guest runs here.
+    Copied(&'a MachineFingerprint),
     /// From where it was kept, and from this machine. No process runs it.
     Kept(Contents, &'a MachineFingerprint),
 }
@@ -112,6 +116,7 @@ impl Machine {
             Origin::HandedOver(mode, fds, source) => {
                 (Some(mode), Some(fds), Contents::New, Some(source))
             }
+            Origin::Copied(source) => (Some(Mode::Normal), None, Contents::New, Some(source)),
             Origin::Kept(contents, source) => (Some(Mode::CprReboot), None, contents, Some(source)),
         };
         let host = kvm::Host::open()?;
@@ -228,6 +233,8 @@ impl Machine {
         let windows = PciWindows::new(self.around.ram.end());
         pci::assign(&self.pci, windows)?;
         let memory = self.around.ram.memory();
+        // An error may come after some of it; the guest runs only after all of it.
+        self.around.ram.host_wrote();
         self.tables.write(memory)?;
         let kernel = self
             .kernel
@@ -345,6 +352,16 @@ impl Machine {
     /// Guest RAM.
     pub fn ram(&self) -> &Arc<Ram> {
         &self.around.ram
+    }
+
+    /// Another process will use what the devices of this stopped machine have open: they write back
+    /// what was not, and let go of what one process alone can have.
+    pub fn release_shared(&self) -> Result<(), HostError> {
+        self.disk_files()?.write_back()?;
+        for device in &self.devices {
+            device.notify(MigrationEvent::Switchover)?;
+        }
+        Ok(())
     }
 
     /// Collects changes of interrupt routes while `f` runs, and tells the kernel once.

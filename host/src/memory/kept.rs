@@ -71,7 +71,7 @@ impl Ram {
 
     /// Makes all of it zero, before a guest comes into it.
     pub fn clear(&self) -> Result<(), HostError> {
-        let Some(file) = self.backing.as_ref().filter(|_| self.share) else {
+        let Some(file) = &self.backing else {
             // It is new, and this process's alone.
             return Ok(());
         };
@@ -80,9 +80,13 @@ impl Ram {
                 continue;
             }
             let (start, length) = (region.as_ptr(), region.size());
-            // SAFETY: the region is mapped with this length, and nobody uses it yet.
-            let done = unsafe { libc::madvise(start.cast(), length, libc::MADV_REMOVE) };
-            if Errno::result(done).is_err() {
+            // What is mapped privately is only covered: the file stays as it is.
+            let removed = self.share && {
+                // SAFETY: the region is mapped with this length, and nobody uses it yet.
+                Errno::result(unsafe { libc::madvise(start.cast(), length, libc::MADV_REMOVE) })
+                    .is_ok()
+            };
+            if !removed {
                 // SAFETY: as above.
                 unsafe { std::ptr::write_bytes(start, 0, length) };
             }
@@ -252,6 +256,25 @@ mod tests {
         Ram::new(&config, None, Contents::InPlace).unwrap();
         std::fs::remove_file(&path).unwrap();
         assert!(!ram.stays_in(&path));
+        std::fs::remove_dir_all(folder).unwrap();
+    }
+
+    #[test]
+    fn what_a_private_file_held_is_covered_with_zeros() {
+        let (folder, mut config) = scratch();
+        let path = folder.join("old");
+        std::fs::write(&path, vec![5; 2 << 20]).unwrap();
+        config.share = false;
+        let BackendKind::File { path: named, .. } = &mut config.kind else {
+            panic!("it is a file");
+        };
+        named.clone_from(&path);
+        let ram = Ram::new(&config, None, Contents::New).unwrap();
+        ram.clear().unwrap();
+        let mut found = [1; 4096];
+        ram.memory.read_slice(&mut found, GuestAddress(0)).unwrap();
+        assert_eq!(found, [0; 4096]);
+        assert!(std::fs::read(&path).unwrap() == vec![5; 2 << 20]);
         std::fs::remove_dir_all(folder).unwrap();
     }
 

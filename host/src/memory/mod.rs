@@ -4,10 +4,12 @@
 
 mod backing;
 mod kept;
+mod live;
 mod program;
 mod warm;
 
 pub use kept::{Contents, Stopped, lasting_file, wants_mapping};
+pub use live::{Live, file_identity};
 pub use program::warm_program;
 
 use std::fs::File;
@@ -42,6 +44,7 @@ pub struct Ram {
     ranges: Vec<(GuestAddress, usize)>,
     backing: Option<File>,
     share: bool,
+    written: live::Written,
 }
 
 impl Ram {
@@ -102,12 +105,15 @@ impl Ram {
             );
         }
         let memory = GuestMemoryMmap::from_regions(regions).map_err(|e| wrong(e.to_string()))?;
+        let written = live::Written::new(memory.iter().map(GuestMemoryRegion::len));
+        let written = written.map_err(|e| wrong(format!("its bitmap cannot be mapped: {e}")))?;
         let ram = Self {
             id: config.id.to_string(),
             memory,
             ranges,
             backing,
             share,
+            written,
         };
         // What another process allocated is there already.
         if config.prealloc && !handed_over {
@@ -136,7 +142,7 @@ impl Ram {
 
     /// The table that plugins get.
     pub fn table(&self) -> Vec<MemoryRegion> {
-        let row = |region: &GuestRegionMmap<()>| {
+        let row = |(nth, region): (usize, &GuestRegionMmap<()>)| {
             // Nobody else can see what is mapped privately.
             let file = region.file_offset().filter(|_| self.share);
             MemoryRegion {
@@ -145,10 +151,10 @@ impl Ram {
                 host_address: region.as_ptr() as u64,
                 fd: file.map_or(-1, |f| f.file().as_raw_fd()),
                 offset: file.map_or(0, FileOffset::start),
-                dirty_bitmap: 0,
+                dirty_bitmap: self.written.address(nth),
             }
         };
-        self.memory.iter().map(row).collect()
+        self.memory.iter().enumerate().map(row).collect()
     }
 
     /// The backend's id.

@@ -68,14 +68,19 @@ pub struct StartFailure {
 
 /// The machine the guest moves to.
 pub trait IncomingHost {
-    /// The machine as the command line asks for it; compared with the source's before
-    /// [`Self::build`].
-    fn fingerprint(&mut self) -> Result<MachineFingerprint, HostError>;
+    /// The machine as the command line asks for it, for the guest of `source`; compared with that
+    /// before [`Self::build`].
+    fn fingerprint(&mut self, source: &MachineFingerprint)
+    -> Result<MachineFingerprint, HostError>;
 
-    /// Builds the machine, with RAM that is all zero, while the guest runs in the source. What both
+    /// Builds the machine for the guest of `source`, with RAM that is all zero, while the guest runs in the source. What both
     /// use, such as disks, may be opened and must not be touched; `ram_file` is what
     /// [`PrecopyHost::ram_file`] said, and its contents are the source's alone.
-    fn build(&mut self, ram_file: Option<&str>) -> Result<Arc<dyn RamSink + Send>, HostError>;
+    fn build(
+        &mut self,
+        source: &MachineFingerprint,
+        ram_file: Option<&str>,
+    ) -> Result<Arc<dyn RamSink + Send>, HostError>;
 
     /// Takes every section out of `state` and loads it; one left over is an error. The source's
     /// guest is stopped.

@@ -13,37 +13,47 @@ pub struct Limits {
 
 /// How much time's worth of bytes may go at once.
 const BURST: Duration = Duration::from_millis(100);
-/// The longest time that a message is paid for.
-const LONGEST: Duration = Duration::from_secs(24 * 3600);
 /// Rates are not taken from less time than this.
 const SHORTEST: Duration = Duration::from_millis(1);
 
 /// Keeps to a rate: bytes are paid for after they were sent, by waiting.
 #[derive(Debug)]
 pub(super) struct Brake {
-    /// When all that was sent will have been paid for.
-    paid: Instant,
+    /// Bytes that may be sent, or are to be paid for if it is below zero.
+    credit: f64,
+    /// When that was.
+    at: Instant,
 }
 
 impl Brake {
     pub(super) fn new(now: Instant) -> Self {
-        Self { paid: now }
+        Self {
+            credit: 0.0,
+            at: now,
+        }
     }
 
-    /// Bytes were sent; how long to wait before more are.
-    pub(super) fn sent(&mut self, bytes: u64, rate: u64, now: Instant) -> Duration {
-        if rate == 0 {
-            self.paid = now;
+    /// Bytes were sent.
+    pub(super) fn sent(&mut self, bytes: u64) {
+        self.credit -= bytes as f64;
+    }
+
+    /// How long to wait before more are sent, at this rate; it may be another the next time.
+    pub(super) fn wait(&mut self, rate: u64, now: Instant) -> Duration {
+        let rate = rate as f64;
+        let elapsed = now.saturating_duration_since(self.at);
+        self.at = now;
+        if rate == 0.0 {
+            self.credit = 0.0;
             return Duration::ZERO;
         }
         // What was not used is saved up for a burst at most.
-        if let Some(earliest) = now.checked_sub(BURST) {
-            self.paid = self.paid.max(earliest);
+        self.credit += elapsed.as_secs_f64() * rate;
+        self.credit = self.credit.min(BURST.as_secs_f64() * rate);
+        if self.credit >= 0.0 {
+            return Duration::ZERO;
         }
-        let cost = Duration::try_from_secs_f64(bytes as f64 / rate as f64);
-        let cost = cost.unwrap_or(LONGEST).min(LONGEST);
-        self.paid += cost;
-        self.paid.saturating_duration_since(now)
+        Duration::try_from_secs_f64(-self.credit / rate).unwrap_or(Duration::MAX)
     }
 }
 
@@ -96,25 +106,33 @@ mod tests {
         let mut brake = Brake::new(start);
         let mut now = start;
         for _ in 0..1000 {
-            now += brake.sent(256 << 10, 10 * MIB, now);
+            brake.sent(256 << 10);
+            now += brake.wait(10 * MIB, now);
         }
-        let took = now.duration_since(start);
-        let wanted = Duration::from_secs(25);
-        assert!(took <= wanted && took + 2 * BURST >= wanted, "{took:?}");
+        let took = now.duration_since(start).as_secs_f64();
+        assert!((24.9..25.1).contains(&took), "{took}");
         // After a long rest there is no more than a burst.
         now += Duration::from_secs(100);
-        assert_eq!(brake.sent(MIB, 10 * MIB, now), Duration::ZERO);
-        assert!(brake.sent(MIB, 10 * MIB, now) >= Duration::from_millis(99));
+        assert_eq!(brake.wait(10 * MIB, now), Duration::ZERO);
+        brake.sent(MIB);
+        assert_eq!(brake.wait(10 * MIB, now), Duration::ZERO);
+        brake.sent(MIB);
+        assert!(brake.wait(10 * MIB, now) >= Duration::from_millis(99));
     }
 
     #[test]
-    fn without_a_limit_nothing_waits() {
-        let now = Instant::now();
+    fn a_rate_may_change_and_without_one_nothing_waits() {
+        let mut now = Instant::now();
         let mut brake = Brake::new(now);
-        assert_eq!(brake.sent(u64::MAX, 0, now), Duration::ZERO);
-        assert!(brake.sent(u64::MAX, 1, now) > Duration::from_secs(3000));
-        // Taking the limit away helps at once.
-        assert_eq!(brake.sent(1, 0, now), Duration::ZERO);
+        brake.sent(u64::MAX);
+        assert_eq!(brake.wait(0, now), Duration::ZERO);
+        brake.sent(10 * MIB);
+        assert!(brake.wait(1, now) > Duration::from_secs(3000));
+        now += Duration::from_secs(1);
+        assert!(brake.wait(10 * MIB, now) < Duration::from_millis(1));
+        brake.sent(u64::MAX);
+        assert!(brake.wait(1, now) > Duration::from_secs(3000));
+        assert_eq!(brake.wait(0, now), Duration::ZERO);
     }
 
     fn round(sent: u64, ms: u64, left: u64) -> Round {

@@ -63,6 +63,19 @@ impl ParameterChanges {
     }
 }
 
+impl ParameterChanges {
+    /// Whether nothing is changed but what a migration under way asks for again and again:
+    /// `max-bandwidth` and `downtime-limit`.
+    pub fn only_limits(&self) -> bool {
+        let limits = Self {
+            max_bandwidth: self.max_bandwidth,
+            downtime_limit: self.downtime_limit,
+            ..Self::default()
+        };
+        *self == limits
+    }
+}
+
 impl MigrationParameters {
     /// Sets what is to be changed.
     pub fn apply(&mut self, changes: ParameterChanges) {

@@ -137,9 +137,11 @@ impl Settings {
                 });
             }
         }
-        if on(Capability::PauseBeforeSwitchover) && mode != Mode::CprTransfer {
+        if on(Capability::PauseBeforeSwitchover)
+            && !matches!(mode, Mode::CprTransfer | Mode::Normal)
+        {
             return Err(format!(
-                "Capability 'pause-before-switchover' belongs to mode cpr-transfer, not {mode}; \
+                "Capability 'pause-before-switchover' belongs to modes normal and cpr-transfer, not {mode}; \
                  switch it off with migrate-set-capabilities"
             ));
         }

@@ -127,7 +127,7 @@ fn a_migration_that_the_settings_do_not_fit_is_refused_in_qemus_words() {
             Mode::CprReboot,
             &[PauseBeforeSwitchover],
             "file:a",
-            "Capability 'pause-before-switchover' belongs to mode cpr-transfer, not cpr-reboot; \
+            "Capability 'pause-before-switchover' belongs to modes normal and cpr-transfer, not cpr-reboot; \
              switch it off with migrate-set-capabilities",
         ),
         (

@@ -7,7 +7,7 @@ use crate::abi::Adapter;
 use crate::bus::{VirtioAdapter, VirtioDevice, VirtioInfo};
 use crate::config::Config;
 use crate::error::Result;
-use crate::migration::{Fd, Mode};
+use crate::migration::{Fd, MigrationEvent, Mode};
 use crate::protocol::{DeviceInfo, Reply, Request, StartArguments};
 
 /// VIRTIO 1.3 section 6.
@@ -108,6 +108,13 @@ impl<D: VirtioDevice> TestVirtio<D> {
         match self.adapter.call(Request::Fds { mode }) {
             Ok(Reply::Fds(fds)) => fds,
             other => panic!("{other:?} is no answer to Fds"),
+        }
+    }
+
+    /// A migration went on.
+    pub fn notify(&mut self, event: MigrationEvent) {
+        if let Err(error) = self.done(Request::Notify { event }) {
+            panic!("{error} is no answer to Notify");
         }
     }
 

@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use baton_plugin_api::virtio_bindings::virtio_blk::{VIRTIO_BLK_F_CONFIG_WCE, VIRTIO_BLK_F_FLUSH};
 use baton_plugin_api::{
-    Config, Device, DeviceType, Error, Fd, Host, Mode, QueueProgress, Result, VirtioDevice,
-    VirtioInfo, VirtioRun, Worker, config_bytes, no_such_section,
+    Config, Device, DeviceType, Drive, Error, Fd, Host, MigrationEvent, Mode, QueueProgress,
+    Result, VirtioDevice, VirtioInfo, VirtioRun, Worker, config_bytes, no_such_section,
 };
 
 use crate::config_space::{self, CONFIG_LEN, WRITEBACK, bit};
@@ -39,6 +39,8 @@ pub(crate) struct Block {
 
 struct Opened {
     image: Arc<Image>,
+    /// Whether the lock is another process's business until this one runs.
+    unlocked: bool,
     limits: Arc<Limits>,
     /// Away while the device runs.
     engine: Option<Engine>,
@@ -46,6 +48,17 @@ struct Opened {
     cached: Arc<AtomicBool>,
     /// Whether that follows config space.
     follows: bool,
+}
+
+impl Opened {
+    /// Takes the image's lock back, if it was let go of.
+    fn take_lock(&mut self, drive: &Drive) -> Result<()> {
+        if self.unlocked {
+            self.image.lock(drive)?;
+            self.unlocked = false;
+        }
+        Ok(())
+    }
 }
 
 impl Device for Block {
@@ -91,6 +104,7 @@ impl Device for Block {
             }),
             engine: Some(Engine::new(image.clone(), options)?),
             image,
+            unlocked: options.restoring == Some(Mode::Normal),
             cached: Arc::default(),
             follows: false,
         });
@@ -122,6 +136,26 @@ impl Device for Block {
         self.write_cache = loaded.write_cache;
         self.in_flight = loaded.in_flight;
         Ok(())
+    }
+
+    fn notify(&mut self, event: MigrationEvent) {
+        let Some(opened) = &mut self.opened else {
+            return;
+        };
+        let drive = &self.options.drive;
+        let outcome = match event {
+            MigrationEvent::Switchover => {
+                opened.unlocked = true;
+                opened.image.unlock(drive)
+            }
+            // A guest that stands still goes on later.
+            MigrationEvent::Cancelled | MigrationEvent::Failed => opened.take_lock(drive),
+            MigrationEvent::Setup | MigrationEvent::Done => Ok(()),
+        };
+        if let Err(error) = outcome {
+            const WARNING: u32 = 2;
+            self.host.log(WARNING, "virtio-blk-pci", &error.message);
+        }
     }
 
     fn fds(&mut self, mode: Mode) -> Vec<Fd> {
@@ -197,6 +231,7 @@ impl VirtioDevice for Block {
         let Some(opened) = &mut self.opened else {
             return Err(not_realized());
         };
+        opened.take_lock(&self.options.drive)?;
         opened.follows = run.features & bit(VIRTIO_BLK_F_CONFIG_WCE) != 0;
         // Section 5.2.5.2: a driver that knows neither cannot flush, so that nothing may wait for it.
         let cached = if opened.follows {

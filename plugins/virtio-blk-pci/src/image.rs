@@ -5,7 +5,7 @@ use std::io::{self, ErrorKind};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
 
-use baton_plugin_api::{Drive, Error, Result};
+use baton_plugin_api::{Drive, Error, Mode, Result};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::libc;
@@ -34,7 +34,8 @@ pub(crate) enum Kind {
 }
 
 impl Image {
-    /// Opens and locks the image.
+    /// Opens and locks the image; with `restoring` in mode normal only opens it, since another process
+    /// may be using it still.
     pub(crate) fn open(options: &Options) -> Result<Self> {
         let drive = &options.drive;
         let name = drive.file.as_str();
@@ -48,8 +49,8 @@ impl Image {
             .open(name)
             .map_err(|e| not_opened(drive, &e))?;
         let image = Self::check(file, options)?;
-        if drive.locking {
-            image.lock(drive.read_only)?;
+        if options.restoring != Some(Mode::Normal) {
+            image.lock(drive)?;
         }
         Ok(image)
     }
@@ -148,13 +149,25 @@ impl Image {
         )))
     }
 
-    /// Locks the whole image for this open file: shared for reading, alone for writing.
-    fn lock(&self, read_only: bool) -> Result<()> {
-        let kind = if read_only {
-            libc::F_RDLCK
-        } else {
-            libc::F_WRLCK
-        };
+    /// Locks the whole image for this open file, unless that is not wanted: shared for reading, alone
+    /// for writing.
+    pub(crate) fn lock(&self, drive: &Drive) -> Result<()> {
+        match (drive.locking, drive.read_only) {
+            (false, _) => Ok(()),
+            (true, true) => self.set_lock(libc::F_RDLCK),
+            (true, false) => self.set_lock(libc::F_WRLCK),
+        }
+    }
+
+    /// Lets others lock it.
+    pub(crate) fn unlock(&self, drive: &Drive) -> Result<()> {
+        match drive.locking {
+            true => self.set_lock(libc::F_UNLCK),
+            false => Ok(()),
+        }
+    }
+
+    fn set_lock(&self, kind: i32) -> Result<()> {
         let whole = libc::flock {
             l_type: kind as i16,
             l_whence: libc::SEEK_SET as i16,

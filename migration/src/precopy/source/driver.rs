@@ -1,6 +1,5 @@
 //! Carries out what the source's machine decides.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
 use super::machine::{Action, End, Input, Machine, Reply};
@@ -15,13 +14,16 @@ use crate::precopy::link::{Event, LinkError};
 use crate::precopy::protocol::{self, Hello, Message, kind};
 use crate::status::MigrationStatus;
 use crate::stream::{Header, SectionWriter};
-use crate::{HostError, MigrationEvent, Mode, error_chain, fault};
+use crate::{HostError, MigrationEvent, Mode, caught, error_chain, fault};
 
 /// How long a last word to the target may take: it is for its log only.
 const FAREWELL: Duration = Duration::from_secs(1);
 
 /// The shortest round: what a guest writes all the time is not sent more often than this.
 const SHORTEST_ROUND: Duration = Duration::from_millis(20);
+
+/// After so long it is asked again how fast to go.
+const LONGEST_REST: Duration = Duration::from_millis(100);
 
 /// Bytes of a frame beside its payload.
 const FRAME: u64 = 5;
@@ -36,21 +38,16 @@ impl Precopy {
         let (mut machine, mut action) = Machine::new(self.pause);
         loop {
             tracing::debug!(?action, "migration, source");
-            let input = match action {
-                Action::Finish { end, resume } => return self.finish(host, end, resume),
-                action => {
-                    // The guest must go on even after a mistake of ours.
-                    let done = catch_unwind(AssertUnwindSafe(|| {
-                        fault::before("source", &action).map_err(Input::from)?;
-                        self.carry_out(&action, &mut *host)
-                    }));
-                    match done {
-                        Ok(Ok(input) | Err(input)) => input,
-                        Err(_) => Input::Failed(
-                            "A mistake in Baton ended it; the log says more".to_owned(),
-                        ),
-                    }
-                }
+            if let Action::Finish { end, resume } = action {
+                return self.finish(host, end, resume);
+            }
+            let done = caught(|| {
+                fault::before("source", &action)?;
+                Ok(self.carry_out(&action, &mut *host))
+            });
+            let input = match done {
+                Ok(Ok(input) | Err(input)) => input,
+                Err(error) => error.into(),
             };
             tracing::debug!(?input, "migration, source");
             action = machine.step(input);
@@ -125,10 +122,17 @@ impl Precopy {
         }
         rounds(&mut self.rounds)?.begin(&self.tracker);
         while let Some(bytes) = self.send_pages(false)? {
-            let rate = host.limits().max_bandwidth;
-            let brake = &mut rounds(&mut self.rounds)?.brake;
-            let wait = brake.sent(bytes, rate, Instant::now());
-            self.rest(wait)?;
+            rounds(&mut self.rounds)?.brake.sent(bytes);
+            // At least once, to hear of a target that fails.
+            loop {
+                let rate = host.limits().max_bandwidth;
+                let brake = &mut rounds(&mut self.rounds)?.brake;
+                let wait = brake.wait(rate, Instant::now());
+                self.rest(wait.min(LONGEST_REST))?;
+                if wait <= LONGEST_REST {
+                    break;
+                }
+            }
         }
         let rounds = rounds(&mut self.rounds)?;
         let left = rounds.end(host, &self.tracker).map_err(Input::from)?;

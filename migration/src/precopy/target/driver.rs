@@ -12,7 +12,7 @@ use crate::precopy::protocol::{self, Message, kind};
 use crate::precopy::{IncomingHost, StartFailure};
 use crate::status::MigrationStatus;
 use crate::stream::StateImage;
-use crate::{HostError, Mode, error_chain, fault};
+use crate::{HostError, Mode, caught, error_chain, fault};
 
 /// How long a last word to the source may take.
 const FAREWELL: Duration = Duration::from_secs(1);
@@ -80,9 +80,15 @@ impl Coming {
             if let Action::Finish { end, tell } = action {
                 return self.finish(host, end, tell);
             }
-            input = match fault::before("target", &action) {
-                Ok(()) => self.carry_out(&action, host),
-                Err(error) => Input::Failed(error_chain(&*error)),
+            let may_begin = caught(|| fault::before("target", &action));
+            let done = may_begin.map(|()| caught(|| Ok(self.carry_out(&action, &mut *host))));
+            input = match done {
+                Ok(Ok(input)) => input,
+                // Nobody knows how far it came.
+                Ok(Err(error)) if action == Action::Start => {
+                    Input::RanAndFailed(error_chain(&*error))
+                }
+                Ok(Err(error)) | Err(error) => Input::Failed(error_chain(&*error)),
             };
         }
     }
@@ -132,14 +138,16 @@ impl Coming {
             let mode = hello.mode;
             return Err(format!("The source migrates in mode {mode}, not in mode normal").into());
         }
-        let mismatches = host.fingerprint()?.compare(&hello.fingerprint);
+        let mismatches = host
+            .fingerprint(&hello.fingerprint)?
+            .compare(&hello.fingerprint);
         if !mismatches.is_empty() {
             let list: Vec<String> = mismatches.iter().map(ToString::to_string).collect();
             let list = list.join("; ");
             return Err(format!("The machine here is not the source's: {list}").into());
         }
         tracing::info!("taking over from {}", hello.producer);
-        let ram = host.build(hello.ram_file.as_deref())?;
+        let ram = host.build(&hello.fingerprint, hello.ram_file.as_deref())?;
         let size = hello.fingerprint.ram.iter().map(|region| region.size).sum();
         self.ram = Some((ram, size));
         Ok(())

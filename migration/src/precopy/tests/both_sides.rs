@@ -100,10 +100,11 @@ fn whatever_goes_wrong_in_the_source_it_goes_on_with_the_guest() {
 #[test]
 fn whatever_goes_wrong_in_the_target_the_guest_runs_once_or_its_loss_is_told() {
     for step in Step::TARGET {
-        for trouble in [Trouble::Fail, Trouble::Panic] {
+        for trouble in [Trouble::Fail, Trouble::Panic, Trouble::Die] {
             let (rig, source, target, postmigrate) = with(Some((step, trouble)));
-            // A target that dies once COMMIT is sent cannot say that the guest never ran.
-            let lost = step == Step::Started || (step, trouble) == (Step::Start, Trouble::Panic);
+            // A target that dies once COMMIT is sent cannot say that the guest never ran, nor does
+            // one know after a mistake.
+            let lost = step == Step::Started || (step == Step::Start && trouble != Trouble::Fail);
             match lost {
                 true => {
                     assert!(matches!(source, PrecopyOutcome::Lost { .. }), "{source:?}");
@@ -118,7 +119,7 @@ fn whatever_goes_wrong_in_the_target_the_guest_runs_once_or_its_loss_is_told() {
                 }
             }
             assert_eq!(postmigrate, lost, "{step:?} {trouble:?}");
-            assert_eq!(target.is_none(), trouble == Trouble::Panic, "{step:?}");
+            assert_eq!(target.is_none(), trouble == Trouble::Die, "{step:?}");
             assert_eq!(rig.statuses().last(), Some(&Failed));
             if trouble == Trouble::Fail {
                 let said = rig.tracker.info().error_desc.unwrap();

@@ -102,8 +102,10 @@ impl Step {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Trouble {
     Fail,
-    /// A panic; on a target it is the process's death.
+    /// A mistake of ours.
     Panic,
+    /// The process's death.
+    Die,
 }
 
 pub(super) type Plan = Option<(Step, Trouble)>;
@@ -112,6 +114,7 @@ fn act(plan: Plan, step: Step) -> Result<(), HostError> {
     match plan {
         Some((at, Trouble::Fail)) if at == step => Err(format!("{step:?} went wrong").into()),
         Some((at, Trouble::Panic)) if at == step => resume_unwind(Box::new(step)),
+        Some((at, Trouble::Die)) if at == step => resume_unwind(Box::new(crate::Died)),
         _ => Ok(()),
     }
 }
@@ -367,8 +370,8 @@ impl FakeTarget {
     }
 
     fn act(&self, step: Step) -> Result<(), HostError> {
-        if self.plan == Some((step, Trouble::Panic)) {
-            // Nothing runs in a dead process.
+        if matches!(self.plan, Some((at, Trouble::Panic | Trouble::Die)) if at == step) {
+            // Nothing runs any more.
             self.world.target.store(false, SeqCst);
         }
         act(self.plan, step)
@@ -376,12 +379,16 @@ impl FakeTarget {
 }
 
 impl IncomingHost for FakeTarget {
-    fn fingerprint(&mut self) -> Result<MachineFingerprint, HostError> {
+    fn fingerprint(&mut self, _: &MachineFingerprint) -> Result<MachineFingerprint, HostError> {
         self.act(Step::Fingerprint)?;
         Ok(self.fingerprint.clone())
     }
 
-    fn build(&mut self, ram_file: Option<&str>) -> Result<Arc<dyn RamSink + Send>, HostError> {
+    fn build(
+        &mut self,
+        _: &MachineFingerprint,
+        ram_file: Option<&str>,
+    ) -> Result<Arc<dyn RamSink + Send>, HostError> {
         self.act(Step::Build)?;
         self.ram_file = ram_file.map(str::to_owned);
         Ok(Arc::clone(&self.memory) as _)

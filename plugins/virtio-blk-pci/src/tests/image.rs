@@ -4,7 +4,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::os::fd::OwnedFd;
 use std::process::{Child, ChildStdout, Command, Stdio};
 
-use baton_plugin_api::Mode;
+use baton_plugin_api::{MigrationEvent, Mode};
 
 use super::*;
 
@@ -254,6 +254,38 @@ fn an_image_handed_over_keeps_its_lock_and_is_neither_opened_nor_locked_again() 
     assert!(refusal(drive(&moved), &[]).contains("another process"));
     drop(target);
     assert!(realize(drive(&moved), &[]).is_ok());
+}
+
+#[test]
+fn the_lock_of_a_copied_guest_goes_to_the_process_that_starts_it() {
+    let dir = Dir::new();
+    let image = dir.image(1 << 20);
+    let ram = TestRam::new(1 << 20);
+    let start = |disk: &mut TestVirtio<Block>| disk.start(&ram, FEATURES, &mut []);
+    let mut source = realize(drive(&image), &[]).unwrap();
+    start(&mut source).unwrap();
+    // It opens what the other process uses.
+    let mut config = config(drive(&image), &[]);
+    config.restoring = Some(Mode::Normal);
+    let mut target = TestVirtio::new(config, &TestHost::new()).unwrap();
+    let error = start(&mut target).unwrap_err();
+    assert!(error.message.starts_with("Cannot lock"), "{error}");
+
+    source.quiesce(&mut []).unwrap();
+    start(&mut target).unwrap_err();
+    source.notify(MigrationEvent::Switchover);
+    // The guest stays, whether it stands still or runs.
+    source.notify(MigrationEvent::Failed);
+    start(&mut target).unwrap_err();
+    source.notify(MigrationEvent::Switchover);
+    start(&mut source).unwrap();
+    start(&mut target).unwrap_err();
+
+    source.quiesce(&mut []).unwrap();
+    source.notify(MigrationEvent::Switchover);
+    start(&mut target).unwrap();
+    start(&mut source).unwrap_err();
+    target.quiesce(&mut []).unwrap();
 }
 
 #[test]
