@@ -532,3 +532,27 @@ fn the_guest_goes_on_after_a_mistake_at_any_step() -> Result<()> {
     }
     Ok(())
 }
+
+#[test]
+fn a_load_that_fails_or_dies_at_any_step_leaves_what_was_kept() -> Result<()> {
+    needs_baton!();
+    let mut source = setup()?.boot()?;
+    source.wait_progress()?;
+    keep(&mut source, "file:vm.state")?;
+    source.quit()?;
+    for place in ["restore-build", "restore-load", "restore-start"] {
+        for what in ["kill", "abort", "panic", "error"] {
+            source.want_fault(place, what)?;
+            let mut target = source.loading("file:vm.state")?;
+            let status = target.ended()?;
+            ensure!(!status.success(), "{what} at {place}: {status}");
+            ensure!(source.faulted(place), "{what} at {place} did not happen");
+            if matches!(what, "panic" | "error") {
+                ensure!(status.code() == Some(1), "{what} at {place}: {status}");
+            }
+        }
+    }
+    let mut target = source.loading("file:vm.state")?;
+    target.wait_status("running")?;
+    is_whole(&mut target)
+}

@@ -4,6 +4,7 @@ mod bad_source;
 mod bad_target;
 mod both_sides;
 mod cancel;
+mod cut;
 mod fakes;
 mod pause;
 mod peer;

@@ -95,6 +95,11 @@ impl Rig {
         Endpoint::Unix(self.dir.join("cpr"))
     }
 
+    /// A socket beside the usual ones.
+    pub(super) fn beside(&self, name: &str) -> Endpoint {
+        Endpoint::Unix(self.dir.join(name))
+    }
+
     pub(super) fn main(&self) -> Endpoint {
         Endpoint::Unix(self.dir.join("main"))
     }
