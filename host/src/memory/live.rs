@@ -185,7 +185,7 @@ mod tests {
     fn what_the_host_writes_may_be_anywhere() {
         let ram = ram();
         ram.host_wrote();
-        assert_eq!(taken(&ram), [0..2 << 20]);
+        assert_eq!(taken(&ram).first(), Some(&(0..2 << 20)));
         assert!(taken(&ram).is_empty());
     }
 
