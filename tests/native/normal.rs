@@ -50,6 +50,32 @@ fn a_guest_is_copied_while_it_runs() -> Result<()> {
     machine.ended_well()
 }
 
+#[test]
+fn every_byte_of_memory_is_copied_whoever_wrote_it() -> Result<()> {
+    needs_baton!();
+    // The target has the same command line, so that the guest stands still there.
+    let mut source = setup()?.append("pace=0").rngs(2).paused().start()?;
+    source.cont()?;
+    source.wait_up()?;
+    for _ in 0..3 {
+        source.wait_progress()?;
+        let mut target = source.apart(Main::Unix)?;
+        // It reads its disk, so that there are pages that devices alone write.
+        source.say("quiesce")?;
+        begin(&mut source, &target)?;
+        let info = outcome(&mut source)?;
+        ensure!(info["status"] == "completed", "{info}");
+        target.wait_status("paused")?;
+        target.ram().compare(source.ram())?;
+        target.cont()?;
+        let verdict = target.wait_line("VERIFIED ")?;
+        ensure!(verdict.ends_with("bad=0"), "{verdict}");
+        target.say("resume")?;
+        source = target;
+    }
+    is_whole(&mut source)
+}
+
 /// The same guest, whose RAM nobody else sees, answers.
 fn answers(machine: &mut Machine) -> Result<()> {
     machine.say("hello")?;
