@@ -5,14 +5,13 @@
 //! goes on to the next step in whichever process has it, so that every row is also a retry.
 
 use anyhow::{Context, Result, ensure};
-use baton_testkit::check::examine;
 use baton_testkit::transfer::{outcome, set_capability, set_mode, succeed};
 use baton_testkit::{Machine, needs_baton};
 use nix::sys::signal::Signal;
 use serde_json::json;
 use std::time::Duration;
 
-use crate::setup;
+use crate::{is_whole, setup};
 use Whose::{Either, Nobodys, Sources, Targets};
 
 /// Who runs the guest afterwards.
@@ -102,13 +101,6 @@ fn boot() -> Result<Machine> {
     let mut machine = setup()?.boot()?;
     machine.wait_progress()?;
     Ok(machine)
-}
-
-/// Everything that a guest must still do and have.
-fn is_whole(machine: &mut Machine) -> Result<()> {
-    machine.wait_progress()?;
-    examine(machine)?;
-    machine.wait_progress()
 }
 
 /// Runs all steps of a side; a guest that died makes way for another.

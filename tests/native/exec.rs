@@ -1,21 +1,13 @@
 //! Live updates by cpr-exec: the process becomes the next program, and the guest goes on.
 
 use anyhow::{Result, ensure};
-use baton_testkit::check::examine;
 use baton_testkit::progress::Progress;
 use baton_testkit::report::ENTRY_TSC;
 use baton_testkit::transfer::{begin_exec, begin_exec_at, execute_at, execute_successor, outcome};
 use baton_testkit::{Machine, needs_kvm};
 use serde_json::json;
 
-use crate::setup;
-
-/// Everything that a guest must still do and have.
-fn is_whole(machine: &mut Machine) -> Result<()> {
-    machine.wait_progress()?;
-    examine(machine)?;
-    machine.wait_progress()
-}
+use crate::{is_whole, setup};
 
 #[test]
 fn a_guest_goes_on_in_the_program_that_its_process_executes() -> Result<()> {

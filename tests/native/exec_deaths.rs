@@ -2,7 +2,6 @@
 //! is whole, and clients of the monitor learn what has happened on the connections they had.
 
 use anyhow::{Context, Result, ensure};
-use baton_testkit::check::examine;
 use baton_testkit::process::stopped;
 use baton_testkit::transfer::{begin_exec, execute_successor, outcome};
 use baton_testkit::wait::{PATIENCE, wait_for};
@@ -11,7 +10,7 @@ use nix::sys::signal::Signal;
 use serde_json::json;
 use std::time::Duration;
 
-use crate::setup;
+use crate::{is_whole, setup};
 use After::{Rescued, Stays};
 
 /// Where the guest is afterwards.
@@ -40,13 +39,6 @@ const SUCCESSOR: [(&str, [After; 4]); 5] = [
     // Nor is there one any more: the guest is about to run.
     ("claim", BESIDE),
 ];
-
-/// Everything that a guest must still do and have.
-fn is_whole(machine: &mut Machine) -> Result<()> {
-    machine.wait_progress()?;
-    examine(machine)?;
-    machine.wait_progress()
-}
 
 fn boot() -> Result<Machine> {
     let mut machine = setup()?.boot()?;

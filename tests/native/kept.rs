@@ -11,14 +11,7 @@ use serde_json::json;
 use std::fs::OpenOptions;
 use std::os::unix::fs::FileExt;
 
-use crate::setup;
-
-/// Everything that a guest must still do and have.
-fn is_whole(machine: &mut Machine) -> Result<()> {
-    machine.wait_progress()?;
-    examine(machine)?;
-    machine.wait_progress()
-}
+use crate::{is_whole, setup};
 
 /// The same of a guest whose RAM nobody else sees.
 fn answers(machine: &mut Machine) -> Result<()> {

@@ -21,9 +21,17 @@ mod texts;
 mod transfer;
 
 use anyhow::Result;
-use baton_testkit::{Setup, Vmm};
+use baton_testkit::check::examine;
+use baton_testkit::{Machine, Setup, Vmm};
 
 /// The usual guest on the VMM under test.
 fn setup() -> Result<Setup> {
     Setup::new(Vmm::under_test()?)
+}
+
+/// Everything that a guest must still do and have, whatever was done with it.
+fn is_whole(machine: &mut Machine) -> Result<()> {
+    machine.wait_progress()?;
+    examine(machine)?;
+    machine.wait_progress()
 }

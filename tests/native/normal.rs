@@ -12,14 +12,7 @@ use baton_testkit::wait::{PATIENCE, wait_for};
 use baton_testkit::{Machine, Serial, needs_baton};
 use serde_json::json;
 
-use crate::setup;
-
-/// Everything that a guest must still do and have.
-fn is_whole(machine: &mut Machine) -> Result<()> {
-    machine.wait_progress()?;
-    examine(machine)?;
-    machine.wait_progress()
-}
+use crate::{is_whole, setup};
 
 #[test]
 fn a_guest_is_copied_while_it_runs() -> Result<()> {

@@ -6,17 +6,10 @@ use baton_testkit::machine::Main;
 use baton_testkit::progress::Progress;
 use baton_testkit::report::{Control, ENTRY_TSC, TICKS};
 use baton_testkit::transfer::{begin, outcome, succeed};
-use baton_testkit::{Machine, Serial, needs_baton, needs_kvm, transfer};
+use baton_testkit::{Serial, needs_baton, needs_kvm, transfer};
 use serde_json::json;
 
-use crate::setup;
-
-/// Everything that a guest must still do and have after a handover.
-fn is_whole(machine: &mut Machine) -> Result<()> {
-    machine.wait_progress()?;
-    examine(machine)?;
-    machine.wait_progress()
-}
+use crate::{is_whole, setup};
 
 #[test]
 fn a_guest_goes_on_in_the_next_process() -> Result<()> {
