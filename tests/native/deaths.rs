@@ -6,6 +6,7 @@
 
 use anyhow::{Context, Result, ensure};
 use baton_testkit::transfer::{outcome, set_capability, set_mode, succeed};
+use baton_testkit::wait::{self, wait_for};
 use baton_testkit::{Machine, needs_baton};
 use nix::sys::signal::Signal;
 use serde_json::json;
@@ -159,6 +160,17 @@ fn settle(source: &mut Machine, target: &mut Machine, expected: Whose) -> Result
         }
         Targets => {
             target.wait_status("running")?;
+            // What died in it after the guest's start may still be telling of itself.
+            wait_for(
+                "the target's account of the migration",
+                wait::PATIENCE,
+                || {
+                    let info = target.execute("query-migrate", &json!({}))?;
+                    let ended =
+                        ["completed", "failed"].contains(&info["status"].as_str().unwrap_or(""));
+                    Ok(ended.then_some(()))
+                },
+            )?;
             if source.alive().is_ok() {
                 ensure!(source.status()? == "postmigrate");
                 source.refusal("cont", &json!({}))?;

@@ -11,7 +11,8 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use baton_migration::address::{
-    IncomingChannels, MigrationAddress, MigrationChannel, TransferChannels, main_address,
+    ChannelType, IncomingChannels, MigrationAddress, MigrationChannel, TransferChannels,
+    main_address,
 };
 use baton_migration::handover::{SourceHandover, SourceOptions, Timeouts};
 use baton_migration::settings::Capability;
@@ -45,6 +46,7 @@ pub fn migrate(
 ) -> Result<(), HostError> {
     let mode = may_begin(vm, |state| {
         let mode = state.settings.parameters.mode;
+        refuse_cpr_channel(mode, channels)?;
         // Without an address, cpr-exec keeps the state in memory.
         let main = match (mode, uri, channels) {
             (Mode::CprExec, None, None) => None,
@@ -62,6 +64,19 @@ pub fn migrate(
         Mode::Normal => normal::migrate(vm, uri, channels),
     };
     begun.inspect_err(|_| vm.state().migrating = false)
+}
+
+/// A channel that the mode has no use for is a mode that was forgotten.
+fn refuse_cpr_channel(mode: Mode, channels: Option<&[MigrationChannel]>) -> Result<(), HostError> {
+    let cpr = |channel: &MigrationChannel| channel.channel_type == ChannelType::Cpr;
+    if mode == Mode::CprTransfer || !channels.is_some_and(|channels| channels.iter().any(cpr)) {
+        return Ok(());
+    }
+    Err(format!(
+        "Migration mode '{mode}' has no channel of type cpr; set mode to 'cpr-transfer' with \
+         migrate-set-parameters, or leave the channel out"
+    )
+    .into())
 }
 
 /// Whether the operator says when the guest is stopped.
