@@ -13,7 +13,7 @@ use crate::cargo::{self, Profile};
 use crate::options::Arguments;
 
 const USAGE: &str = "cargo xtask bench handover [--count N] [--cpus N] [--devices N] [--mode MODE] \
-     [--memory MIB] [--only baton|qemu], or with --matrix: [--count N] [--largest MIB]";
+     [--memory MIB] [--only baton|qemu], or with --matrix: [--count N] [--largest MIB] [--devices N]";
 /// Fewer would not make quartiles.
 const FEWEST: u32 = 20;
 /// Of each guest in the matrix, which has many.
@@ -34,7 +34,7 @@ pub(super) fn run(args: &[String]) -> Result<()> {
             .with_context(|| format!("--mode: there is no '{name}' to measure"))?,
     };
     let cpus = args.count("--cpus", 1)?;
-    let devices = args.count("--devices", 1)?;
+    let devices = args.count("--devices", if matrix { 16 } else { 1 })?;
     let only: Option<Vmm> = args.value("--only")?.map(|name| name.parse()).transpose()?;
     args.finish(USAGE)?;
     native::kvm_available()?;
@@ -55,7 +55,7 @@ pub(super) fn run(args: &[String]) -> Result<()> {
         println!("Not root, so whatever else runs here counts as well");
     }
     if matrix {
-        return matrix::run(&contestants, count, largest.into());
+        return matrix::run(&contestants, count, largest.into(), devices);
     }
     let shape = Shape {
         way,

@@ -34,9 +34,14 @@ pub(super) struct Cell {
 }
 
 /// Measures all of it, `count` handovers each, and writes it down.
-pub(super) fn run(contestants: &[(Vmm, Programs)], count: u32, largest_mib: u64) -> Result<()> {
+pub(super) fn run(
+    contestants: &[(Vmm, Programs)],
+    count: u32,
+    largest_mib: u64,
+    most_devices: u32,
+) -> Result<()> {
     let mut cells = Vec::new();
-    for shape in shapes(largest_mib) {
+    for shape in shapes(largest_mib, most_devices) {
         for (vmm, programs) in contestants {
             if !has(*vmm, programs, shape.way)? {
                 continue;
@@ -61,11 +66,11 @@ pub(super) fn run(contestants: &[(Vmm, Programs)], count: u32, largest_mib: u64)
     write(&cells, count)
 }
 
-fn shapes(largest_mib: u64) -> Vec<Shape> {
+fn shapes(largest_mib: u64, most_devices: u32) -> Vec<Shape> {
     let mut shapes = Vec::new();
     for way in Way::ALL {
         for cpus in CPUS {
-            for devices in DEVICES {
+            for devices in DEVICES.into_iter().filter(|n| *n <= most_devices) {
                 for memory_mib in MEMORY_MIB.into_iter().filter(|mib| *mib <= largest_mib) {
                     shapes.push(Shape {
                         way,
@@ -81,10 +86,14 @@ fn shapes(largest_mib: u64) -> Vec<Shape> {
     shapes
 }
 
-/// Whether a VMM has a way: QEMU has cpr-exec since 10.2.
+/// Whether a VMM's way is measured: QEMU has cpr-exec since 10.2, and its cpr-reboot leaves RAM in
+/// place only by a capability that must be said to both processes by QMP, which is not done here.
 fn has(vmm: Vmm, programs: &Programs, way: Way) -> Result<bool> {
-    if vmm == Vmm::Baton || way != Way::Exec {
+    if vmm == Vmm::Baton || way == Way::Transfer {
         return Ok(true);
+    }
+    if way == Way::Reboot {
+        return Ok(false);
     }
     let out = std::process::Command::new(&programs.binary)
         .arg("--version")
@@ -150,8 +159,8 @@ fn table(cells: &[Cell], count: u32) -> String {
     sizes.sort_unstable();
     sizes.dedup();
     let mut text = format!(
-        "Median blackout of {count} handovers from outside, Baton : QEMU in ms (a dash: not in that \
-         QEMU), RAM all touched.\n\n| mode | vCPUs | devices |"
+        "Median blackout of {count} handovers from outside, Baton : QEMU in ms (a dash: not \
+         measured), RAM all touched.\n\n| mode | vCPUs | devices |"
     );
     for size in &sizes {
         let _ = write!(text, " {} |", size_name(*size));
@@ -160,6 +169,10 @@ fn table(cells: &[Cell], count: u32) -> String {
     for way in Way::ALL {
         for cpus in CPUS {
             for devices in DEVICES {
+                let measured = |cell: &Cell| cell.shape.rngs + OTHERS == devices;
+                if !cells.iter().any(measured) {
+                    continue;
+                }
                 let _ = write!(text, "| {} | {cpus} | {devices} |", way.name());
                 for size in &sizes {
                     let find = |vmm| {
@@ -255,9 +268,9 @@ mod tests {
 
     #[test]
     fn every_cell_has_its_guest() {
-        assert_eq!(shapes(16 << 10).len(), 48);
+        assert_eq!(shapes(16 << 10, 16).len(), 48);
         assert!(
-            shapes(1 << 10)
+            shapes(1 << 10, 4)
                 .iter()
                 .all(|shape| shape.memory_mib <= 1 << 10)
         );
