@@ -7,14 +7,16 @@
 
 /*
  * The higher the number the higher the priority. Those that can come most often stand lowest: on
- * some hosts a busy one keeps those below it waiting for long.
+ * some hosts a busy one keeps those below it waiting for long. That is the timer above all, whose
+ * next interrupt is there before the last one is served when the host is slow; what devices do is
+ * paced by its ticks, so that they leave it room.
  */
 enum {
+    VECTOR_CPU_TIMER = 0x20, /* of every processor but CPU 0 */
+    VECTOR_TIMER = 0x21,
     VECTOR_RNG = 0x30, /* and up, one a device */
     VECTOR_BLK = 0x60,
     VECTOR_SERIAL = 0x70,
-    VECTOR_CPU_TIMER = 0xe0, /* of every processor but CPU 0 */
-    VECTOR_TIMER = 0xe1,
     VECTOR_SPURIOUS = 0xff,
 };
 
