@@ -10,7 +10,9 @@ use serde_json::{Value, json};
 use crate::blockers;
 use crate::handover;
 use crate::machine::events::MachineEvent;
-use crate::monitor::{Command, Control, Kept, Monitor, MonitorAddress, MonitorError, QmpError};
+use crate::monitor::{
+    Command, Control, Kept, Monitor, MonitorAddress, MonitorError, QmpError, about,
+};
 use crate::vm::Vm;
 
 /// A VM as the monitor sees it.
@@ -20,6 +22,10 @@ impl Control for VmControl {
     fn execute(&self, command: Command) -> Result<Value, QmpError> {
         let vm = &self.0;
         match command {
+            Command::QmpCapabilities { .. } => Err(QmpError::negotiated()),
+            Command::QueryVersion => Ok(about::version()),
+            Command::QueryCommands => Ok(about::commands()),
+            Command::QueryQmpSchema => Ok(about::schema()),
             Command::QueryStatus => {
                 let runstate = vm.state().runstate;
                 Ok(json!({ "status": runstate.as_str(), "running": runstate.is_running() }))
@@ -60,10 +66,13 @@ impl Control for VmControl {
                 channels.as_deref(),
                 exit_on_error.unwrap_or(true),
             )),
-            Command::CprSave { filename } => done(handover::save(vm, &filename)),
-            Command::CprLoad { filename } => done(handover::load_file(vm, &filename)),
+            Command::CprSave { filename, .. } => done(handover::save(vm, &filename)),
+            Command::CprLoad { filename, .. } => done(handover::load_file(vm, &filename)),
             Command::MigrateSetParameters(changes) => done(vm.set_parameters(changes)),
-            Command::MigrateSetCapabilities(changes) => done(vm.set_capabilities(&changes)),
+            Command::MigrateSetCapabilities { capabilities } => {
+                let changes = capabilities.iter().map(|one| (one.capability, one.state));
+                done(vm.set_capabilities(&changes.collect::<Vec<_>>()))
+            }
             Command::QueryMigrateParameters => {
                 Ok(Value::Object(vm.state().settings.parameters.report()))
             }

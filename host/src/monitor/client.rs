@@ -14,8 +14,9 @@ use super::error::QmpError;
 use super::framing::{Frame, Framing};
 use super::outgoing::Outgoing;
 use super::server::{Control, End, Shared, detached, ended};
-use super::session::{Said, Session, answer, greeting};
+use super::session::{Asked, Said, Session, answer, greeting};
 use super::stream::{Plain, Stream};
+use super::table;
 
 /// How much is read at once.
 pub(super) const READ: usize = 4096;
@@ -154,9 +155,17 @@ impl Client {
         };
         match said {
             Said::Answer(answer) => self.out.answer(super::json::line(&answer)),
-            Said::Ask(command, id) => {
+            Said::Ask(Asked { name, command, id }) => {
                 let control = Arc::clone(&self.control);
-                let command = tokio::task::spawn_blocking(move || control.execute(command));
+                let command = tokio::task::spawn_blocking(move || {
+                    let result = control.execute(command);
+                    // The VMs of the monitor's own tests do not say much.
+                    debug_assert!(
+                        cfg!(test) || table::fits_result(name, &result),
+                        "{result:?}"
+                    );
+                    result
+                });
                 self.running = Some(Running { command, id });
             }
         }

@@ -42,6 +42,11 @@ impl QmpError {
         }
     }
 
+    /// A client that has negotiated does so again.
+    pub fn negotiated() -> Self {
+        Self::not_found("Capabilities negotiation is already complete, command ignored")
+    }
+
     pub(super) fn unknown_command(name: &str) -> Self {
         Self::not_found(format!("The command {name} has not been found"))
     }

@@ -7,6 +7,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use serde_json::{Map, Value, json};
 use tokio::sync::broadcast;
 
+use super::table;
+
 /// How many events a client may be behind before it loses the oldest.
 pub(super) const BEHIND: usize = 1024;
 
@@ -81,7 +83,13 @@ impl Events {
     }
 
     /// Sends an event to every client that has finished negotiation. Any thread may call it.
+    /// What is sent is in the table of events.
     pub fn emit(&self, name: &str, data: Option<Value>) {
+        // The monitor's own tests number their events.
+        debug_assert!(
+            cfg!(test) || table::fits(name, data.as_ref()),
+            "{name} {data:?}"
+        );
         let now = SystemTime::now()
             .duration_since(UNIX_EPOCH)
             .unwrap_or_default();

@@ -1,5 +1,6 @@
 //! The QMP monitor: QEMU's docs/interop/qmp-spec.rst, so that its clients connect unchanged.
 
+pub mod about;
 mod client;
 mod command;
 mod description;
@@ -10,9 +11,11 @@ mod json;
 mod keep;
 mod listener;
 mod outgoing;
+pub mod qapi;
 mod server;
 mod session;
 mod stream;
+pub mod table;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
@@ -20,7 +23,7 @@ mod tests_description;
 #[cfg(test)]
 mod tests_keep;
 
-pub use command::Command;
+pub use command::{CapabilityStatus, Command, CprMode};
 pub use description::{KeptDescription, KeptError};
 pub use error::{ErrorClass, QmpError};
 pub use events::Events;

@@ -2,14 +2,10 @@
 
 use serde_json::{Map, Value, json};
 
-use super::command::{self, Command};
+use super::about;
+use super::command::Command;
 use super::error::QmpError;
-
-/// The version of QEMU whose QMP this is: clients choose their commands by it.
-const QEMU: [u32; 3] = [10, 2, 0];
-
-/// The commands that the monitor answers itself.
-const OWN: [&str; 3] = ["qmp_capabilities", "query-commands", "query-version"];
+use super::table;
 
 /// Where a client stands.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
@@ -23,21 +19,21 @@ pub(super) struct Session {
 pub(super) enum Said {
     /// Send this.
     Answer(Value),
-    /// Let the VM do this; its result goes into [`answer`] with the id.
-    Ask(Command, Option<Value>),
+    /// Let the VM do this.
+    Ask(Asked),
+}
+
+/// A command for the VM. Its result goes into [`answer`] with the id.
+#[derive(Debug, PartialEq)]
+pub(super) struct Asked {
+    pub(super) name: &'static str,
+    pub(super) command: Command,
+    pub(super) id: Option<Value>,
 }
 
 /// The first thing a client hears.
 pub(super) fn greeting() -> Value {
-    json!({ "QMP": { "version": version(), "capabilities": ["oob"] } })
-}
-
-fn version() -> Value {
-    let [major, minor, micro] = QEMU;
-    json!({
-        "qemu": { "micro": micro, "minor": minor, "major": major },
-        "package": concat!("Baton ", env!("CARGO_PKG_VERSION")),
-    })
+    json!({ "QMP": { "version": about::version(), "capabilities": ["oob"] } })
 }
 
 /// The answer to a command, with the client's id for it.
@@ -81,7 +77,7 @@ impl Session {
         let id = object.remove("id");
         match self.read(object) {
             Ok(Reading::Done(value)) => Said::Answer(answer(Ok(value), id)),
-            Ok(Reading::Ask(command)) => Said::Ask(command, id),
+            Ok(Reading::Ask(name, command)) => Said::Ask(Asked { name, command, id }),
             Err(e) => Said::Answer(answer(Err(e), id)),
         }
     }
@@ -126,7 +122,7 @@ impl Session {
     fn dispatch(
         &mut self,
         name: &str,
-        mut arguments: Map<String, Value>,
+        arguments: Map<String, Value>,
         oob: bool,
     ) -> Result<Reading, QmpError> {
         if !self.negotiated && name != "qmp_capabilities" {
@@ -134,53 +130,32 @@ impl Session {
                 "Expecting capabilities negotiation with 'qmp_capabilities'",
             ));
         }
-        let known = OWN.contains(&name) || Command::names().any(|known| known == name);
-        if known && oob {
+        let spec = table::command(name).ok_or_else(|| QmpError::unknown_command(name))?;
+        if oob && !spec.oob {
             return Err(QmpError::generic(format!(
                 "The command {name} does not support OOB"
             )));
         }
-        match name {
-            "qmp_capabilities" => self.negotiate(&mut arguments).map(Reading::Done),
-            "query-version" => {
-                command::finish(&arguments)?;
-                Ok(Reading::Done(version()))
+        Ok(match Command::parse(name, arguments)? {
+            Command::QmpCapabilities { .. } if self.negotiated => {
+                return Err(QmpError::negotiated());
             }
-            "query-commands" => {
-                command::finish(&arguments)?;
-                let mut names: Vec<_> = Command::names().chain(OWN).collect();
-                names.sort_unstable();
-                Ok(Reading::Done(
-                    names.iter().map(|name| json!({ "name": name })).collect(),
-                ))
+            Command::QmpCapabilities { enable } => {
+                self.oob = !enable.is_empty();
+                self.negotiated = true;
+                Reading::Done(json!({}))
             }
-            _ => Command::parse(name, arguments).map(Reading::Ask),
-        }
-    }
-
-    fn negotiate(&mut self, arguments: &mut Map<String, Value>) -> Result<Value, QmpError> {
-        if self.negotiated {
-            return Err(QmpError::not_found(
-                "Capabilities negotiation is already complete, command ignored",
-            ));
-        }
-        let enable: Vec<String> = command::take(arguments, "enable", "array")?.unwrap_or_default();
-        command::finish(arguments)?;
-        if let Some(at) = enable.iter().position(|capability| capability != "oob") {
-            return Err(QmpError::generic(format!(
-                "Parameter 'enable[{at}]' does not accept value '{}'",
-                enable[at]
-            )));
-        }
-        self.oob = !enable.is_empty();
-        self.negotiated = true;
-        Ok(json!({}))
+            Command::QueryVersion => Reading::Done(about::version()),
+            Command::QueryCommands => Reading::Done(about::commands()),
+            Command::QueryQmpSchema => Reading::Done(about::schema()),
+            other => Reading::Ask(spec.name, other),
+        })
     }
 }
 
 enum Reading {
     Done(Value),
-    Ask(Command),
+    Ask(&'static str, Command),
 }
 
 fn unexpected(key: &str) -> QmpError {
@@ -200,7 +175,7 @@ mod tests {
     fn error(session: &mut Session, said: Value) -> String {
         match session.take(said) {
             Said::Answer(answer) => answer["error"]["desc"].as_str().unwrap().to_owned(),
-            Said::Ask(command, _) => panic!("{command:?} was asked"),
+            Said::Ask(asked) => panic!("{asked:?}"),
         }
     }
 
@@ -273,7 +248,12 @@ mod tests {
     #[test]
     fn a_command_of_the_vm_keeps_its_id() {
         let said = ready().take(json!({"execute": "stop", "id": {"n": 1}}));
-        assert_eq!(said, Said::Ask(Command::Stop, Some(json!({"n": 1}))));
+        let asked = Asked {
+            name: "stop",
+            command: Command::Stop,
+            id: Some(json!({"n": 1})),
+        };
+        assert_eq!(said, Said::Ask(asked));
     }
 
     #[test]

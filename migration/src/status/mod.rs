@@ -52,6 +52,26 @@ pub enum MigrationStatus {
 }
 
 impl MigrationStatus {
+    /// Every status, in QAPI's order.
+    pub const ALL: [Self; 16] = [
+        Self::None,
+        Self::Setup,
+        Self::Cancelling,
+        Self::Cancelled,
+        Self::Active,
+        Self::PostcopyDevice,
+        Self::PostcopyActive,
+        Self::PostcopyPaused,
+        Self::PostcopyRecoverSetup,
+        Self::PostcopyRecover,
+        Self::Completed,
+        Self::Failed,
+        Self::Colo,
+        Self::PreSwitchover,
+        Self::Device,
+        Self::WaitUnplug,
+    ];
+
     /// The QAPI spelling.
     pub const fn as_str(self) -> &'static str {
         match self {

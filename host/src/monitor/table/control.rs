@@ -1,0 +1,14 @@
+//! Commands that stop, start and end the guest: QEMU's `qapi/misc.json` and `machine.json`.
+
+use super::Spec;
+
+pub(super) static COMMANDS: &[Spec] = &[
+    Spec::new("stop", "Stops the guest"),
+    Spec::new(
+        "cont",
+        "Lets the guest run; one that comes in runs once it is here",
+    ),
+    Spec::new("system_reset", "Resets the machine"),
+    Spec::new("system_powerdown", "Presses the power button"),
+    Spec::new("quit", "Ends the process"),
+];

@@ -1,0 +1,43 @@
+//! The events: QEMU's `qapi/run-state.json` and `migration.json`.
+
+use super::Event;
+use super::migration::STATUS;
+use crate::monitor::qapi::Type::{self, Bool, Int};
+use crate::monitor::qapi::{Enum, Member};
+
+pub(super) static EVENTS: &[Event] = &[
+    Event::new("STOP", "The guest was stopped"),
+    Event::new("RESUME", "The guest runs again"),
+    Event::new("POWERDOWN", "The power button was pressed"),
+    Event::new("RESET", "The machine was reset").has(&[
+        Member::required("guest", Bool, "whether the guest did it"),
+        Member::required("reason", Type::Enum(&SHUTDOWN_CAUSE), ""),
+    ]),
+    Event::new("SHUTDOWN", "The guest is gone").has(&[
+        Member::required("guest", Bool, "whether the guest did it"),
+        Member::required("reason", Type::Enum(&SHUTDOWN_CAUSE), ""),
+    ]),
+    Event::new(
+        "MIGRATION",
+        "A migration's status has changed; with capability `events`",
+    )
+    .has(&[Member::required("status", Type::Enum(&STATUS), "")]),
+    Event::new(
+        "MIGRATION_PASS",
+        "A round of copying RAM begins; with capability `events`",
+    )
+    .has(&[Member::required("pass", Int, "which")]),
+];
+
+static SHUTDOWN_CAUSE: Enum = Enum {
+    name: "ShutdownCause",
+    values: &[
+        "host-error",
+        "host-qmp-quit",
+        "host-qmp-system-reset",
+        "host-signal",
+        "guest-shutdown",
+        "guest-reset",
+        "guest-panic",
+    ],
+};

@@ -1,0 +1,87 @@
+//! Queries about the VM: QEMU's `qapi/machine.json`, `run-state.json` and `misc.json`.
+
+use super::Spec;
+use crate::monitor::qapi::Type::{self, Bool, List, Str};
+use crate::monitor::qapi::{Enum, Member, Object};
+
+pub(super) static COMMANDS: &[Spec] = &[
+    Spec::new("query-status", "What the VM as a whole is doing")
+        .returns(Type::Object(&STATUS_INFO)),
+    Spec::new("query-name", "The guest's name").returns(Type::Object(&NAME_INFO)),
+    Spec::new(
+        "query-kvm",
+        "Whether KVM runs the guest, which is always so",
+    )
+    .returns(Type::Object(&KVM_INFO)),
+    Spec::new("query-devices", "The devices; Baton's own command")
+        .returns(List(&Type::Object(&DEVICE))),
+    Spec::new(
+        "query-plugins",
+        "The plugins that are loaded; Baton's own command",
+    )
+    .returns(List(&Type::Object(&PLUGIN))),
+];
+
+static STATUS_INFO: Object = Object::new(
+    "StatusInfo",
+    &[
+        Member::required("running", Bool, "whether the guest runs"),
+        Member::required("status", Type::Enum(&RUN_STATE), ""),
+    ],
+);
+
+static RUN_STATE: Enum = Enum {
+    name: "RunState",
+    values: &[
+        "inmigrate",
+        "internal-error",
+        "paused",
+        "postmigrate",
+        "prelaunch",
+        "finish-migrate",
+        "running",
+        "shutdown",
+        "suspended",
+    ],
+};
+
+static NAME_INFO: Object = Object::new(
+    "NameInfo",
+    &[Member::optional("name", Str, "what `-name` said")],
+);
+
+static KVM_INFO: Object = Object::new(
+    "KvmInfo",
+    &[
+        Member::required("enabled", Bool, ""),
+        Member::required("present", Bool, ""),
+    ],
+);
+
+static DEVICE: Object = Object::new(
+    "BatonDevice",
+    &[
+        Member::required("id", Str, ""),
+        Member::required("driver", Str, "the device's type, as `-device` names it"),
+        Member::required("bus", Str, ""),
+        Member::required("address", Str, "where on the bus it is"),
+        Member::required("failed", Bool, "whether it has stopped working"),
+        Member::optional("reason", Str, "why it has failed"),
+    ],
+);
+
+static PLUGIN: Object = Object::new(
+    "BatonPlugin",
+    &[
+        Member::required("file", Str, ""),
+        Member::required("name", Str, ""),
+        Member::required("version", Str, ""),
+        Member::required("abi", Str, "the version of the ABI it was built for"),
+        Member::required(
+            "api-version",
+            Str,
+            "the version of `baton-plugin-api` it was built with",
+        ),
+        Member::required("devices", List(&Str), "the types of devices it has"),
+    ],
+);
