@@ -53,7 +53,7 @@ impl Control for VmControl {
             }
             Command::MigrateContinue { state } => done(go_on(vm, state)),
             Command::MigrateCancel => {
-                vm.tracker.cancel();
+                handover::cancel(vm);
                 Ok(json!({}))
             }
             Command::MigrateIncoming {

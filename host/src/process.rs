@@ -24,7 +24,7 @@ use crate::monitor::Events;
 use crate::plugin::Registry;
 use crate::state;
 use crate::vcpu;
-use crate::vm::Vm;
+use crate::vm::{Deferred, Vm};
 
 /// How long monitors may take to send what they still have.
 const FLUSH: Duration = Duration::from_secs(1);
@@ -138,12 +138,14 @@ fn run_guest(options: Options, succession: &mut Option<Succession>) -> Result<()
     let registry = Registry::load(&options.plugins)?;
     let vm = Vm::new(options, registry, Events::new(), requests)?;
     if let Some(taking) = succession.as_mut() {
-        let kept = taking.take(&vm)?;
+        let kept = taking.take(&vm, &inbox)?;
         if let Some(taken) = succession.take() {
             taken.release();
         }
         // The guest runs: without a monitor too, rather than not at all.
-        if let Err(e) = serve_monitors(&vm, kept) {
+        if let Some(kept) = kept
+            && let Err(e) = serve_monitors(&vm, kept)
+        {
             tracing::error!("{}", error_chain(&e));
         }
     } else if let Some(handover) = wait_for_source(&vm)? {
@@ -197,7 +199,7 @@ fn take_guest_later(
         Some(MigrationAddress::Socket(main)) => Ok(Some((handover, main))),
         Some(_) => Err("Migration requires streamable transport (eg unix)".into()),
         None => {
-            vm.state().deferred = Some(handover);
+            vm.state().deferred = Some(Deferred::Transfer(Box::new(handover)));
             Ok(None)
         }
     }
@@ -241,6 +243,8 @@ fn serve(vm: &Vm, inbox: &Receiver<MachineEvent>) -> Result<(), HostError> {
                 vm.shut_down(false, cause);
                 return Ok(());
             }
+            // Of use only before the guest is here.
+            MachineEvent::Incoming => {}
             MachineEvent::Abandoned(reason) => return Err(reason.into()),
         }
     }

@@ -49,7 +49,7 @@ pub struct State {
     /// Migration parameters and capabilities.
     pub settings: Settings,
     /// An incoming handover that waits for `migrate-incoming`.
-    pub deferred: Option<TargetHandover>,
+    pub deferred: Option<Deferred>,
     /// Whether the guest has asked for a reset that waits for the end of a migration.
     pub reset_later: bool,
     /// Whether the machine is to boot before it runs for the first time.
@@ -60,6 +60,17 @@ pub struct State {
     pub autostart: bool,
     /// Whether a handover is under way in either direction.
     pub migrating: bool,
+}
+
+/// A handover that waits for `migrate-incoming`.
+pub enum Deferred {
+    /// Of a guest that runs in another process meanwhile.
+    Transfer(Box<TargetHandover>),
+    /// Of a guest that stands still, in what this program inherits. The main thread has that.
+    Inherited {
+        /// Where the old program has written the state as well.
+        uri: Option<String>,
+    },
 }
 
 impl State {
@@ -220,6 +231,10 @@ impl Vm {
     pub fn reset(&self, guest: bool) -> Result<(), HostError> {
         let mut state = self.state();
         let before = state.runstate;
+        if before == RunState::InMigrate {
+            // What is built here already is on the memory of a guest that runs elsewhere.
+            return Err("Guest is waiting for an incoming migration".into());
+        }
         if before == RunState::FinishMigrate {
             // What is being saved must stay as it is.
             if !guest {
@@ -271,6 +286,9 @@ impl Vm {
     /// Somebody presses the power button.
     pub fn power_button(&self) -> Result<(), HostError> {
         let state = self.state();
+        if state.runstate == RunState::InMigrate {
+            return Err("Guest is waiting for an incoming migration".into());
+        }
         let machine = state
             .machine
             .as_ref()

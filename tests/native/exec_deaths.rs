@@ -3,7 +3,7 @@
 
 use anyhow::{Context, Result, ensure};
 use baton_testkit::process::stopped;
-use baton_testkit::transfer::{begin_exec, execute_successor, outcome};
+use baton_testkit::transfer::{begin_exec, execute_successor, outcome, succeed};
 use baton_testkit::wait::{PATIENCE, wait_for};
 use baton_testkit::{Machine, needs_baton};
 use nix::sys::signal::Signal;
@@ -180,6 +180,21 @@ fn the_way_back_fails_or_dies_at_any_step() -> Result<()> {
         }
     }
     can_still_be_replaced(&mut machine)
+}
+
+#[test]
+fn the_way_back_leads_to_a_program_that_was_started_otherwise() -> Result<()> {
+    needs_baton!();
+    // One that a guest has come to, and one whose guest was let run by hand.
+    let came = succeed(boot()?)?.0;
+    let mut by_hand = setup()?.paused().start()?;
+    by_hand.cont()?;
+    by_hand.wait_up()?;
+    for mut machine in [came, by_hand] {
+        fails(&mut machine, "successor-load", "error", Stays)?;
+        fails(&mut machine, "successor-load", "kill", Rescued)?;
+    }
+    Ok(())
 }
 
 #[test]

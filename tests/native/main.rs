@@ -8,6 +8,7 @@ mod deaths;
 mod document;
 mod exec;
 mod exec_deaths;
+mod exec_deferred;
 mod failure;
 mod kept;
 mod kills;

@@ -2,10 +2,11 @@
 // A descriptor is known by its number alone on the other side.
 #![allow(unsafe_code)]
 
-use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+use nix::libc;
 
 /// Keeps `fd` open across `execve`, or closes it there.
 pub(super) fn keep(fd: impl AsFd, keep: bool) -> Result<(), Errno> {
@@ -25,6 +26,13 @@ pub(super) fn duplicate(number: RawFd) -> std::io::Result<OwnedFd> {
     }
     // SAFETY: only used for this call, which gives an error if it is not open.
     unsafe { BorrowedFd::borrow_raw(number) }.try_clone_to_owned()
+}
+
+/// Makes the inherited descriptor `number` one of what `fd` is, which outlives `execve` as well.
+pub(super) fn replace(number: RawFd, fd: &OwnedFd) -> Result<(), Errno> {
+    // SAFETY: `number` was inherited and nothing of this process has taken it; it is open before
+    // and after.
+    Errno::result(unsafe { libc::dup3(fd.as_raw_fd(), number, 0) }).map(|_| ())
 }
 
 /// Takes the inherited descriptor `number` for its own, to close it.

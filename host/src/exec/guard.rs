@@ -55,8 +55,15 @@ impl Guard {
                 go_back(format!("the new program panicked: {panic}").as_bytes());
             }
         }));
-        alarm::set(fault::patience(PATIENCE).as_secs().max(1) as u32);
-        Ok(Self(()))
+        let guard = Self(());
+        guard.wait(Duration::ZERO);
+        Ok(guard)
+    }
+
+    /// From here on it has as long as at first, and `more`.
+    pub fn wait(&self, more: Duration) {
+        let patience = fault::patience(PATIENCE).saturating_add(more);
+        alarm::set(patience.as_secs().max(1) as u32);
     }
 
     /// The guest is about to be started here: there is no way back any more.

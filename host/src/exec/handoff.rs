@@ -76,6 +76,9 @@ pub struct Monitors {
     pub description: ByteBuf,
     /// Their descriptors, in the description's order.
     pub fds: Vec<RawFd>,
+    /// Whether the next program has served them meanwhile, and this is how it left them.
+    #[serde(default)]
+    pub renewed: bool,
 }
 
 /// How the successor lets go of the holder.

@@ -4,13 +4,15 @@
 
 use std::fs::File;
 use std::io::{Read, Seek, Write};
-use std::os::fd::{OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, IntoRawFd, OwnedFd, RawFd};
 
 use baton_migration::HostError;
+use baton_migration::claim::{ClaimWatch, Moment};
 use baton_migration::fds::FdTable;
 use nix::sys::signal::{SigSet, SigmaskHow, pthread_sigmask};
+use serde_bytes::ByteBuf;
 
-use super::handoff::{self, Handoff, OldProgram};
+use super::handoff::{self, Handoff, Monitors, OldProgram};
 use super::program::{FAILED, STATE};
 use super::{fds, holder};
 use crate::monitor::Kept;
@@ -116,8 +118,10 @@ impl Inherited {
         self.duplicate("the claim", number)
     }
 
-    /// The monitors, on duplicates of their descriptors.
-    pub fn monitors(&self) -> Result<Kept, HostError> {
+    /// The monitors, on duplicates of their descriptors. If the next program has spoken to their
+    /// clients since they were described, nobody knows in the middle of what: they are disconnected,
+    /// and may connect again.
+    pub fn monitors(&self, claim: &ClaimWatch) -> Result<Kept, HostError> {
         let Some(monitors) = &self.handoff()?.monitors else {
             return Ok(Kept::default());
         };
@@ -128,7 +132,40 @@ impl Inherited {
             .collect::<Result<_, _>>()?;
         let description = rmp_serde::from_slice(&monitors.description)
             .map_err(|e| format!("The monitors' description cannot be understood: {e}"))?;
-        Ok(Kept::from_parts(description, fds)?)
+        let mut kept = Kept::from_parts(description, fds)?;
+        if claim.noted(Moment::Waiting) && !monitors.renewed {
+            kept.disconnect();
+        }
+        Ok(kept)
+    }
+
+    /// The old program, if it is executed again, inherits the monitors as they are now.
+    pub fn renew_monitors(
+        &mut self,
+        description: Vec<u8>,
+        fds: Vec<OwnedFd>,
+    ) -> Result<(), HostError> {
+        let mut handoff = self.handoff()?.clone();
+        let monitors = Monitors {
+            description: ByteBuf::from(description),
+            fds: fds.iter().map(AsRawFd::as_raw_fd).collect(),
+            renewed: true,
+        };
+        let before = handoff.monitors.replace(monitors);
+        let memfd = handoff::write(&self.old, &handoff)?;
+        fds.iter().try_for_each(|fd| fds::keep(fd, true))?;
+        // All of it or nothing.
+        fds::replace(self.fd, &memfd)?;
+        // They are inherited by number from here on.
+        for fd in fds {
+            let _ = fd.into_raw_fd();
+        }
+        self.handoff = Ok(handoff);
+        before
+            .into_iter()
+            .flat_map(|monitors| monitors.fds)
+            .for_each(fds::close);
+        Ok(())
     }
 
     /// Answers a rehearsal.

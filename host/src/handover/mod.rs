@@ -20,7 +20,7 @@ use baton_migration::{HostError, Mode};
 
 use crate::fd::adopt_listed;
 use crate::runstate::RunState;
-use crate::vm::{State, Vm};
+use crate::vm::{Deferred, State, Vm};
 
 pub use checkpoint::save;
 pub use exec::{Succession, rehearse};
@@ -66,10 +66,15 @@ pub fn migrate(
     begun.inspect_err(|_| vm.state().migrating = false)
 }
 
-/// A channel that the mode has no use for is a mode that was forgotten.
+/// A channel that the mode has no use for is a mode that was forgotten. But not with cpr-exec, which
+/// may be told where another process would be, as in QEMU.
 fn refuse_cpr_channel(mode: Mode, channels: Option<&[MigrationChannel]>) -> Result<(), HostError> {
     let cpr = |channel: &MigrationChannel| channel.channel_type == ChannelType::Cpr;
     if mode == Mode::CprTransfer || !channels.is_some_and(|channels| channels.iter().any(cpr)) {
+        return Ok(());
+    }
+    if mode == Mode::CprExec {
+        exec::ignore_cpr_channel();
         return Ok(());
     }
     Err(format!(
@@ -183,6 +188,12 @@ fn take(vm: &Vm) -> Result<(), HostError> {
     Ok(())
 }
 
+/// The QMP command `migrate_cancel`.
+pub fn cancel(vm: &Vm) {
+    exec::give_back(vm);
+    vm.tracker.cancel();
+}
+
 /// The QMP command `migrate-incoming`.
 pub fn incoming(
     vm: &Arc<Vm>,
@@ -190,27 +201,23 @@ pub fn incoming(
     channels: Option<&[MigrationChannel]>,
     exit_on_error: bool,
 ) -> Result<(), HostError> {
-    if vm.options.incoming.is_none() {
+    let Some(incoming) = &vm.options.incoming else {
         return Err("'-incoming' was not specified on the command line".into());
+    };
+    if matches!(vm.state().deferred, Some(Deferred::Inherited { .. })) {
+        return exec::take_now(vm, uri, channels);
     }
-    if vm
-        .options
-        .incoming
-        .as_ref()
-        .is_some_and(|i| i.cpr.is_none())
-    {
+    if incoming.cpr.is_none() {
         return arrive(vm, &main_address(uri, channels)?, exit_on_error);
     }
     let main = IncomingChannels::deferred_main(uri, channels)?;
-    let handover = vm
-        .state()
-        .deferred
-        .take()
-        .ok_or("The incoming migration has already been started")?;
+    let Some(Deferred::Transfer(handover)) = vm.state().deferred.take() else {
+        return Err("The incoming migration has already been started".into());
+    };
     let vm = Arc::clone(vm);
     let thread = std::thread::Builder::new()
         .name("incoming".into())
-        .spawn(move || run(&vm, handover, &main, exit_on_error));
+        .spawn(move || run(&vm, *handover, &main, exit_on_error));
     thread
         .map(|_| ())
         .map_err(|e| format!("Cannot start a thread: {e}").into())

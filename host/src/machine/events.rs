@@ -21,6 +21,8 @@ pub enum MachineEvent {
         /// QEMU's `ShutdownCause`.
         cause: &'static str,
     },
+    /// A guest that this program has inherited, and that waits for it, is to be taken.
+    Incoming,
     /// A handover into this process did not come about: end with this reason.
     Abandoned(String),
 }

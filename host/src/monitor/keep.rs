@@ -109,6 +109,20 @@ impl Kept {
             .any(|listening| listening.address.is_same_place(address))
     }
 
+    /// Lets go of the clients, and of what they were to be told. The standard streams, which nobody
+    /// could connect to again, begin anew.
+    pub fn disconnect(&mut self) {
+        let standard = |client: Parked| match client.stream {
+            stream @ Plain::Standard { .. } => Some(Parked::new(stream)),
+            _ => None,
+        };
+        self.clients = std::mem::take(&mut self.clients)
+            .into_iter()
+            .filter_map(standard)
+            .collect();
+        self.held = Held::default();
+    }
+
     /// Adds what listens besides.
     pub(super) fn merge(&mut self, other: Self) {
         self.listeners.extend(other.listeners);

@@ -221,6 +221,11 @@ impl ClaimWatch {
         self.page.stamp(moment);
     }
 
+    /// Whether a moment has been.
+    pub fn noted(&self, moment: Moment) -> bool {
+        self.page.at(moment) != 0
+    }
+
     /// How long each part of the blackout took, once the guest was started.
     pub fn blackout(&self) -> Option<Blackout> {
         self.page.blackout()

@@ -137,9 +137,13 @@ impl Page {
         self.layout().moments[moment as usize].store(super::times::now(), Ordering::Release);
     }
 
+    /// When a moment was, or 0.
+    pub(super) fn at(&self, moment: Moment) -> u64 {
+        self.layout().moments[moment as usize].load(Ordering::Acquire)
+    }
+
     pub(super) fn blackout(&self) -> Option<Blackout> {
-        let at = |moment: Moment| self.layout().moments[moment as usize].load(Ordering::Acquire);
-        Blackout::between(at)
+        Blackout::between(|moment| self.at(moment))
     }
 
     fn layout(&self) -> &Layout {

@@ -19,11 +19,14 @@ pub enum Moment {
     Loaded,
     /// The target is about to enter the guest: the blackout ends.
     FirstRun,
+    /// The target begins to serve the monitors that the source has left, before it has the guest; no
+    /// part of a blackout.
+    Waiting,
 }
 
 impl Moment {
     /// How many there are.
-    pub(super) const COUNT: usize = Moment::FirstRun as usize + 1;
+    pub(super) const COUNT: usize = Moment::Waiting as usize + 1;
 }
 
 /// How long the guest stood still and why, in microseconds.

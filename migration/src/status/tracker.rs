@@ -153,6 +153,13 @@ impl Tracker {
         };
     }
 
+    /// Begins to take what was inherited and has waited for an operator: goes through `setup` to
+    /// `active`.
+    pub fn take_inherited(&self) -> Result<(), crate::HostError> {
+        self.begin()?;
+        Ok(self.advance(MigrationStatus::Active)?)
+    }
+
     /// Ends what was inherited: the guest runs, after this blackout, or it runs in the old program
     /// again, for this reason.
     pub fn end_inherited(&self, outcome: Result<Option<Blackout>, &str>) {

@@ -289,6 +289,7 @@ impl Keeper for Executor {
             monitors: Some(Monitors {
                 description: ByteBuf::from(description),
                 fds: client_fds.iter().map(AsRawFd::as_raw_fd).collect(),
+                renewed: false,
             }),
             holder: None,
             events: self

@@ -1,21 +1,26 @@
 //! The next program, or the old one again: takes the guest out of what it inherits.
 
 use std::sync::Arc;
+use std::sync::mpsc::Receiver;
+use std::time::Duration;
 
 use baton_migration::claim::{ClaimWatch, Moment, TargetClaim};
 use baton_migration::fingerprint::MachineFingerprint;
 use baton_migration::settings::Capability;
 use baton_migration::stream::{Header, StateImage};
-use baton_migration::{HostError, Mode, fault};
+use baton_migration::{HostError, Mode, error_chain, fault};
 
 use super::super::target::Target;
+use super::deferred;
 use crate::blockers::check_only_migratable;
 use crate::cli::Options;
+use crate::control::serve_monitors;
 use crate::exec::{Guard, Handoff, Inherited, Purpose};
+use crate::machine::events::MachineEvent;
 use crate::machine::{Machine, Origin};
 use crate::monitor::Kept;
 use crate::plugin::Registry;
-use crate::vm::Vm;
+use crate::vm::{Deferred, Vm};
 
 /// Builds the machine on descriptors whose guest runs in another process, and lets go of it again.
 pub fn rehearse(options: &Options, inherited: &Inherited) -> Result<(), HostError> {
@@ -47,14 +52,12 @@ fn check_incoming(options: &Options, handoff: &Handoff) -> Result<(), HostError>
         return Ok(());
     };
     if incoming.cpr.is_some() {
-        // As in QEMU, whose words these are.
-        tracing::warn!("ignoring cpr channel for migration mode cpr-exec");
+        super::ignore_cpr_channel();
     }
-    let said = match &incoming.main {
-        Some(main) => main.to_string(),
-        None if incoming.cpr.is_some() => return Ok(()),
-        None => "defer".to_owned(),
+    let Some(main) = &incoming.main else {
+        return Ok(());
     };
+    let said = main.to_string();
     match &handoff.uri {
         Some(uri) if *uri == said => Ok(()),
         Some(uri) => Err(format!(
@@ -85,6 +88,13 @@ pub struct Succession {
     guard: Option<Guard>,
 }
 
+/// What the guest is taken with, once the machine is built.
+struct Ready {
+    claim: TargetClaim,
+    watch: ClaimWatch,
+    stream: Vec<u8>,
+}
+
 impl Succession {
     /// Prepares the way back first, unless this is it.
     pub fn new(inherited: Inherited) -> Result<Self, HostError> {
@@ -107,9 +117,41 @@ impl Succession {
         }
     }
 
-    /// Takes the guest and lets it run. The guest runs here from a success on; before, everything
-    /// can still be inherited again.
-    pub fn take(&mut self, vm: &Arc<Vm>) -> Result<Kept, HostError> {
+    /// Takes the guest and lets it run, if its operator wants so once that was said (`inbox`). The
+    /// guest runs here from a success on; before, everything can still be inherited again. Gives the
+    /// monitors that are to be served, unless they are already.
+    pub fn take(
+        &mut self,
+        vm: &Arc<Vm>,
+        inbox: &Receiver<MachineEvent>,
+    ) -> Result<Option<Kept>, HostError> {
+        let ready = self.prepare(vm)?;
+        if self.waits(vm) {
+            let taken = self
+                .wait(vm, inbox, &ready.watch)
+                .and_then(|()| self.run(vm, ready));
+            return match taken {
+                Ok(()) => Ok(None),
+                Err(e) => {
+                    self.give_monitors_back(vm);
+                    Err(e)
+                }
+            };
+        }
+        let kept = self.inherited.monitors(&ready.watch)?;
+        self.run(vm, ready)?;
+        Ok(Some(kept))
+    }
+
+    /// Whether the guest is taken only when an operator says so. The old program takes it back
+    /// however it came itself.
+    fn waits(&self, vm: &Vm) -> bool {
+        let deferred = vm.options.incoming.as_ref().is_some_and(|i| i.defer);
+        deferred && self.inherited.purpose == Purpose::Successor
+    }
+
+    /// Builds the machine, which is the VM's then.
+    fn prepare(&self, vm: &Arc<Vm>) -> Result<Ready, HostError> {
         let inherited = &self.inherited;
         let handoff = inherited.handoff()?;
         let (claim, watch) = TargetClaim::adopt(&inherited.claim()?)?;
@@ -118,7 +160,11 @@ impl Succession {
             vm.set_capabilities(&[(Capability::Events, true)])?;
         }
         let stream = inherited.state()?.ok_or("No state was handed over")?;
-        check_incoming(&vm.options, handoff)?;
+        match inherited.purpose {
+            // Its options say how it once came by the guest, which goes on as it was.
+            Purpose::Rollback { .. } => vm.state().autostart = true,
+            _ => check_incoming(&vm.options, handoff)?,
+        }
         compare(&vm.options, &handoff.fingerprint)?;
         fault(&self.inherited, "build")?;
         let fds = Arc::new(inherited.table()?);
@@ -129,17 +175,60 @@ impl Succession {
             &vm.requests,
         )?;
         fds.all_claimed()?;
-        let mut target = Target::with(Arc::clone(vm), machine);
+        vm.state().machine = Some(machine);
+        Ok(Ready {
+            claim,
+            watch,
+            stream,
+        })
+    }
+
+    /// Serves the monitors while the guest stands still, until `migrate-incoming`.
+    fn wait(
+        &self,
+        vm: &Arc<Vm>,
+        inbox: &Receiver<MachineEvent>,
+        watch: &ClaimWatch,
+    ) -> Result<(), HostError> {
+        let kept = self.inherited.monitors(watch)?;
+        if let Some(guard) = &self.guard {
+            guard.wait(deferred::PATIENCE);
+        }
+        let uri = self.inherited.handoff()?.uri.clone();
+        vm.state().deferred = Some(Deferred::Inherited { uri });
+        // The old program has done its part, as an operator of QEMU's is told.
+        vm.tracker.end_inherited(Ok(None));
+        // From here on what the old program knows of its clients is out of date.
+        watch.stamp(Moment::Waiting);
+        if let Err(e) = serve_monitors(vm, kept) {
+            tracing::error!("{}", error_chain(&e));
+        }
+        fault(&self.inherited, "wait")?;
+        deferred::wait(vm, inbox)?;
+        if let Some(guard) = &self.guard {
+            guard.wait(Duration::ZERO);
+        }
+        vm.tracker.take_inherited()
+    }
+
+    /// Loads the state, and lets the guest run.
+    fn run(&mut self, vm: &Arc<Vm>, ready: Ready) -> Result<(), HostError> {
+        let Ready {
+            claim,
+            watch,
+            stream,
+        } = ready;
+        let machine = vm.state().machine.take();
+        let mut target = Target::with(Arc::clone(vm), machine.ok_or("The machine is not built")?);
         watch.stamp(Moment::Received);
         fault(&self.inherited, "load")?;
         let mut image = StateImage::read(&stream[..])?;
-        if image.header().fingerprint != handoff.fingerprint {
+        if image.header().fingerprint != self.inherited.handoff()?.fingerprint {
             return Err("The state is of another machine than the descriptors".into());
         }
         use baton_migration::handover::TargetHost;
         target.load(&mut image)?;
         watch.stamp(Moment::Loaded);
-        let kept = inherited.monitors()?;
         fault(&self.inherited, "start")?;
         if let Some(guard) = self.guard.take() {
             guard.disarm();
@@ -147,7 +236,22 @@ impl Succession {
         fault(&self.inherited, "claim")?;
         let _started = target.start(claim)?;
         self.conclude(vm, &watch);
-        Ok(kept)
+        Ok(())
+    }
+
+    /// Monitors that were served here go back as they are now.
+    fn give_monitors_back(&mut self, vm: &Vm) {
+        let Some(monitor) = vm.take_monitor() else {
+            return;
+        };
+        let (description, fds) = monitor.detach().into_parts();
+        let renewed = rmp_serde::to_vec_named(&description)
+            .map_err(HostError::from)
+            .and_then(|description| self.inherited.renew_monitors(description, fds));
+        if let Err(e) = renewed {
+            // Without them the old program finds those it knows out of date, and lets go of them.
+            tracing::error!("the monitors' clients are disconnected: {e}");
+        }
     }
 
     fn conclude(&self, vm: &Vm, watch: &ClaimWatch) {
