@@ -115,6 +115,7 @@ fn invoke(arguments: impl IntoIterator<Item = OsString>) -> Result<ExitCode, Hos
         }
         Invocation::DeviceHelp { device, plugins } => help::devices(device.as_deref(), &plugins)?,
         Invocation::PluginInfo(file) => help::plugin(&file)?,
+        Invocation::Completions(shell) => cli::help::completions(shell),
         Invocation::MachineHelp => cli::help::machine(),
         Invocation::ObjectHelp => cli::help::object(),
         Invocation::Version => cli::help::version(),

@@ -4,16 +4,15 @@ use std::ffi::OsString;
 
 use super::definition;
 use super::error::CliError;
-use super::nearest::nearest;
+use super::nearest::hint;
+use super::said::Word;
 
-/// Rewrites arguments so that clap takes each as one: `--name=value` or `--name`.
+/// The options that `arguments` are.
 ///
 /// A value is taken as it is, even if it begins with a dash, as QEMU does.
-pub(super) fn normalize(
-    arguments: impl IntoIterator<Item = OsString>,
-) -> Result<Vec<String>, CliError> {
+pub(super) fn read(arguments: impl IntoIterator<Item = OsString>) -> Result<Vec<Word>, CliError> {
     let mut arguments = arguments.into_iter().map(text).peekable();
-    let mut normal = Vec::new();
+    let mut words = Vec::new();
     while let Some(argument) = arguments.next() {
         let argument = argument?;
         let Some(rest) = argument.strip_prefix('-').filter(|rest| !rest.is_empty()) else {
@@ -27,40 +26,49 @@ pub(super) fn normalize(
             Some((name, value)) => (name, Some(value.to_owned())),
             None => (rest, None),
         };
-        let Some((name, takes_value)) = definition::option(name) else {
-            let reason = match nearest(name, definition::names()) {
-                Some(near) => format!("invalid option; did you mean '-{near}'?"),
-                None => "invalid option; see -help".to_owned(),
-            };
-            return Err(CliError::new(format!("-{name}"), reason));
+        let Some(option) = definition::option(name) else {
+            return Err(CliError::new(format!("-{name}"), unknown(name)));
         };
-        normal.push(match (takes_value, attached) {
-            (true, Some(value)) => format!("--{name}={value}"),
-            (true, None) => {
+        let value = match (option.value, attached) {
+            (Some(_), Some(value)) => Some(value),
+            (Some(_), None) => {
                 let is_option = |next: &Result<String, _>| {
                     next.as_ref().is_ok_and(|next| next.starts_with('-'))
                 };
-                if let Some(value) = definition::bare_value(name)
-                    && arguments.peek().is_none_or(is_option)
-                {
-                    normal.push(format!("--{name}={value}"));
-                    continue;
+                match option.bare {
+                    Some(bare) if arguments.peek().is_none_or(is_option) => Some(bare.to_owned()),
+                    _ => {
+                        let missing = || CliError::new(format!("-{name}"), "requires an argument");
+                        Some(arguments.next().ok_or_else(missing)??)
+                    }
                 }
-                let value = arguments
-                    .next()
-                    .ok_or_else(|| CliError::new(format!("-{name}"), "requires an argument"))??;
-                format!("--{name}={value}")
             }
-            (false, None) => format!("--{name}"),
-            (false, Some(value)) => {
+            (None, None) => None,
+            (None, Some(value)) => {
                 return Err(CliError::new(
                     format!("-{name}={value}"),
                     "takes no value; leave it out",
                 ));
             }
-        });
+        };
+        words.push(Word::new(option, value));
     }
-    Ok(normal)
+    Ok(words)
+}
+
+/// Why there is no option of this name.
+fn unknown(name: &str) -> String {
+    if let Some(instead) = definition::refused(name) {
+        return format!("not supported: {instead}");
+    }
+    // One letter is as close to every other.
+    let names = definition::options()
+        .flat_map(|option| option.aliases.iter().copied().chain([option.name]))
+        .filter(|name| name.len() > 1);
+    match hint(name, names) {
+        none if none.is_empty() => "invalid option; see -help".to_owned(),
+        near => format!("invalid option{}", near.replace("mean '", "mean '-")),
+    }
 }
 
 fn text(argument: OsString) -> Result<String, CliError> {
@@ -78,8 +86,11 @@ mod tests {
 
     use super::*;
 
+    /// What was understood, as `-name value`.
     fn normal(arguments: &[&str]) -> Result<Vec<String>, String> {
-        normalize(arguments.iter().map(OsString::from)).map_err(|error| error.to_string())
+        let words = read(arguments.iter().map(OsString::from));
+        let words = words.map_err(|error| error.to_string())?;
+        Ok(words.into_iter().map(|word| word.origin).collect())
     }
 
     #[test]
@@ -89,31 +100,25 @@ mod tests {
                 "-m", "4G", "--name", "a", "-M=baton", "-S", "-append", "-x --y"
             ])
             .unwrap(),
-            [
-                "--m=4G",
-                "--name=a",
-                "--machine=baton",
-                "--S",
-                "--append=-x --y"
-            ]
+            ["-m 4G", "-name a", "-machine baton", "-S", "-append -x --y"]
         );
     }
 
     #[test]
     fn the_value_of_some_may_be_left_out() {
         for (arguments, expected) in [
-            (&["-only-migratable"][..], &["--only-migratable=normal"][..]),
+            (&["-only-migratable"][..], &["-only-migratable normal"][..]),
             (
                 &["-only-migratable", "-S"],
-                &["--only-migratable=normal", "--S"],
+                &["-only-migratable normal", "-S"],
             ),
             (
                 &["-only-migratable", "cpr-exec,normal", "-S"],
-                &["--only-migratable=cpr-exec,normal", "--S"],
+                &["-only-migratable cpr-exec,normal", "-S"],
             ),
             (
                 &["--only-migratable=cpr-exec"],
-                &["--only-migratable=cpr-exec"],
+                &["-only-migratable cpr-exec"],
             ),
         ] {
             assert_eq!(normal(arguments).unwrap(), expected);
@@ -136,7 +141,16 @@ mod tests {
                 &["-devcie", "x"],
                 "-devcie: invalid option; did you mean '-device'?",
             ),
-            (&["-vnc", ":0"], "-vnc: invalid option; see -help"),
+            (
+                &["-vnc", ":0"],
+                "-vnc: not supported: there is no display: use the serial line",
+            ),
+            (
+                &["-hda", "a"],
+                "-hda: not supported: there is no IDE: say -drive file=PATH,if=virtio",
+            ),
+            (&["-xyzzy"], "-xyzzy: invalid option; see -help"),
+            (&["-x"], "-x: invalid option; see -help"),
             (&["-m"], "-m: requires an argument"),
             (&["-S=on"], "-S=on: takes no value; leave it out"),
         ] {
@@ -144,7 +158,7 @@ mod tests {
         }
         let bytes = OsString::from_vec(b"-m\xff\n".to_vec());
         assert_eq!(
-            normalize([bytes]).unwrap_err().to_string(),
+            read([bytes]).unwrap_err().to_string(),
             "-m\u{fffd}\\n: the argument is not UTF-8; rename the file it names"
         );
     }

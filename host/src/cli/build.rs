@@ -6,19 +6,19 @@ use std::path::PathBuf;
 use baton_migration::Mode;
 use baton_migration::address::{Incoming, IncomingChannels};
 use baton_migration::settings::Settings;
-use clap::ArgMatches;
 
 use super::chardev::{Chardev, ChardevBackend, Serial};
+use super::definition;
 use super::device::DeviceOption;
 use super::drive::{self, Interface};
 use super::error::CliError;
 use super::global::Globals;
 use super::machine::{self, MachineOption};
-use super::number;
 use super::object::MemoryBackend;
 use super::options::{Invocation, Kernel, Options};
 use super::pairs::Pairs;
 use super::qmp;
+use super::said::Said;
 use crate::monitor::MonitorAddress;
 
 /// RAM if nothing is said of it, as in QEMU.
@@ -31,15 +31,11 @@ const CLOCK: &str = "mc146818rtc";
 const DISK: &str = "virtio-blk-pci";
 
 /// What the command line asks for.
-pub(super) fn invocation(matches: &ArgMatches) -> Result<Invocation, CliError> {
-    if let Some(subcommand) = subcommand(matches)? {
-        return Ok(subcommand);
-    }
-    let said = Said(matches);
-    if let Some(help) = help(&said) {
+pub(super) fn invocation(said: &Said) -> Result<Invocation, CliError> {
+    if let Some(help) = help(said) {
         return Ok(help);
     }
-    let options = Box::new(options(&said)?);
+    let options = Box::new(options(said)?);
     Ok(match said.last("dump-vmstate") {
         None => Invocation::Run(options),
         Some(file) => Invocation::DumpVmstate {
@@ -52,39 +48,8 @@ pub(super) fn invocation(matches: &ArgMatches) -> Result<Invocation, CliError> {
     })
 }
 
-/// What a subcommand asks for; clap has seen to it that one comes with its arguments.
-fn subcommand(matches: &ArgMatches) -> Result<Option<Invocation>, CliError> {
-    let Some((group, matches)) = matches.subcommand() else {
-        return Ok(None);
-    };
-    let Some((verb, matches)) = matches.subcommand() else {
-        return Ok(None);
-    };
-    let path = |name| PathBuf::from(matches.get_one::<String>(name).cloned().unwrap_or_default());
-    Ok(Some(match (group, verb) {
-        ("plugin", "info") => Invocation::PluginInfo(path("file")),
-        ("state", "show") => Invocation::StateShow {
-            file: path("file"),
-            offset: match matches.get_one::<String>("offset") {
-                None => 0,
-                Some(text) => number::size(text, 0).ok_or_else(|| {
-                    let reason = "expects a number of bytes, such as 4096, 0x1000 or 4K";
-                    CliError::new(format!("--offset {text}"), reason)
-                })?,
-            },
-            full: matches.get_flag("full"),
-        },
-        ("state", "check") => Invocation::StateCheck {
-            old: path("old"),
-            new: path("new"),
-            json: matches.get_flag("json"),
-        },
-        _ => return Ok(None),
-    }))
-}
-
 /// The options that only print something; they are told before anything is checked.
-fn help(said: &Said<'_>) -> Option<Invocation> {
+fn help(said: &Said) -> Option<Invocation> {
     if said.flag("help") {
         return Some(Invocation::Help);
     }
@@ -105,11 +70,14 @@ fn help(said: &Said<'_>) -> Option<Invocation> {
     })
 }
 
-fn options(said: &Said<'_>) -> Result<Options, CliError> {
+fn options(said: &Said) -> Result<Options, CliError> {
     said.each("cpu", machine::cpu_model)?;
     said.each("accel", machine::accelerator)?;
     said.each("monitor", qmp::human)?;
     said.each("display", display)?;
+    for option in ["vga", "nic", "net", "parallel", "audio"] {
+        said.each(option, |text| none(option, text))?;
+    }
     let mut machine = MachineOption::default();
     said.each("machine", |text| machine.add(text))?;
     let memory = memory(said, &machine)?;
@@ -174,6 +142,15 @@ fn display(text: &str) -> Result<(), String> {
     }
 }
 
+/// The value of an option for something that there is not.
+fn none(option: &str, text: &str) -> Result<(), String> {
+    let why = || definition::option(option).map_or("", |option| option.help);
+    match text {
+        "none" => Ok(()),
+        _ => Err(format!("not supported: {} Use none", why())),
+    }
+}
+
 fn name(text: &str) -> Result<String, String> {
     let mut pairs = Pairs::parse(text, Some("guest"))?;
     let name = pairs.require("guest")?;
@@ -185,7 +162,7 @@ fn name(text: &str) -> Result<String, String> {
 }
 
 /// The guest's RAM, from `-m`, `-object` and `-machine memory-backend=`.
-fn memory(said: &Said<'_>, machine: &MachineOption) -> Result<MemoryBackend, CliError> {
+fn memory(said: &Said, machine: &MachineOption) -> Result<MemoryBackend, CliError> {
     let size = said.each("m", machine::memory_size)?.pop();
     let mut objects = said.each("object", MemoryBackend::parse)?;
     unique("object", objects.iter().map(|object| object.id.as_str()))?;
@@ -231,7 +208,7 @@ fn unused_object(object: &MemoryBackend) -> CliError {
 
 /// The devices of `-serial`, or the default one, and their character devices.
 fn serial_lines(
-    said: &Said<'_>,
+    said: &Said,
     chardevs: &mut Vec<Chardev>,
     monitors: &[MonitorAddress],
     devices: &[DeviceOption],
@@ -239,7 +216,7 @@ fn serial_lines(
     let mut lines: Vec<(Serial, String)> = said
         .each("serial", Serial::parse)?
         .into_iter()
-        .zip(said.all("serial").map(|value| format!("-serial {value}")))
+        .zip(said.words("serial").map(|word| word.origin.clone()))
         .collect();
     if lines.len() > 1 && lines.iter().any(|(line, _)| *line == Serial::None) {
         return Err(CliError::new(
@@ -311,24 +288,27 @@ fn one_user_of_stdio(chardevs: &[Chardev], monitors: &[MonitorAddress]) -> Resul
 
 /// Reads `-drive`; returns the devices of those with `if=virtio`.
 fn drives_and_disks(
-    said: &Said<'_>,
+    said: &Said,
     drives: &mut Vec<baton_plugin_api::Drive>,
 ) -> Result<Vec<DeviceOption>, CliError> {
     let mut disks = Vec::new();
-    for text in said.all("drive") {
-        let origin = format!("-drive {text}");
-        let (interface, drive) = drive::parse(text, drives.len())
-            .map_err(|reason| CliError::new(origin.as_str(), reason))?;
+    for word in said.words("drive") {
+        let (interface, drive) =
+            drive::parse(&word.value, drives.len()).map_err(|reason| word.error(reason))?;
         if interface == Interface::Virtio {
             let properties = [("drive", drive.id.as_str())];
-            disks.push(DeviceOption::implied(DISK, &properties, origin));
+            disks.push(DeviceOption::implied(
+                DISK,
+                &properties,
+                word.origin.clone(),
+            ));
         }
         drives.push(drive);
     }
     Ok(disks)
 }
 
-fn incoming(said: &Said<'_>) -> Result<Option<IncomingChannels>, CliError> {
+fn incoming(said: &Said) -> Result<Option<IncomingChannels>, CliError> {
     let mut channels = IncomingChannels::default();
     let values = said.each("incoming", |text| {
         let value: Incoming = text.parse().map_err(|error| format!("{error}"))?;
@@ -344,7 +324,7 @@ fn incoming(said: &Said<'_>) -> Result<Option<IncomingChannels>, CliError> {
 }
 
 /// What `-global` sets for migrations.
-fn settings(said: &Said<'_>) -> Result<Settings, CliError> {
+fn settings(said: &Said) -> Result<Settings, CliError> {
     let mut globals = Globals::default();
     said.each("global", |text| globals.add(text))?;
     globals
@@ -353,7 +333,7 @@ fn settings(said: &Said<'_>) -> Result<Settings, CliError> {
 }
 
 /// Every mode that one of the `-only-migratable` names, in QAPI's order.
-fn only_migratable(said: &Said<'_>) -> Result<Vec<Mode>, CliError> {
+fn only_migratable(said: &Said) -> Result<Vec<Mode>, CliError> {
     let lists = said.each("only-migratable", |text| {
         text.split(',')
             .map(str::parse)
@@ -365,7 +345,7 @@ fn only_migratable(said: &Said<'_>) -> Result<Vec<Mode>, CliError> {
 
 /// What the guest boots. It may be absent with a target, which gets the guest with its kernel, and
 /// where no guest runs.
-fn kernel(said: &Said<'_>, optional: bool) -> Result<Option<Kernel>, CliError> {
+fn kernel(said: &Said, optional: bool) -> Result<Option<Kernel>, CliError> {
     let Some(path) = said.last("kernel") else {
         for option in ["initrd", "append"] {
             if said.last(option).is_some() {
@@ -397,46 +377,4 @@ fn unique<'a>(what: &str, ids: impl Iterator<Item = &'a str>) -> Result<(), CliE
         }
     }
     Ok(())
-}
-
-/// What clap found, by option.
-struct Said<'a>(&'a ArgMatches);
-
-impl Said<'_> {
-    /// All values of an option, in the order said.
-    fn all(&self, option: &str) -> impl Iterator<Item = &str> {
-        let values = self.0.get_many::<String>(option).unwrap_or_default();
-        values.map(String::as_str)
-    }
-
-    /// The value that counts where an option has one.
-    fn last(&self, option: &str) -> Option<&str> {
-        self.all(option).last()
-    }
-
-    fn flag(&self, option: &str) -> bool {
-        self.0.get_count(option) > 0
-    }
-
-    /// Reads every value of an option.
-    fn each<T>(
-        &self,
-        option: &str,
-        mut read: impl FnMut(&str) -> Result<T, String>,
-    ) -> Result<Vec<T>, CliError> {
-        self.all(option)
-            .map(|text| {
-                read(text).map_err(|reason| CliError::new(format!("-{option} {text}"), reason))
-            })
-            .collect()
-    }
-
-    /// An error of an option's last value.
-    fn error(&self, option: &str, reason: impl Into<String>) -> CliError {
-        let origin = match self.last(option) {
-            Some(value) => format!("-{option} {value}"),
-            None => format!("-{option}"),
-        };
-        CliError::new(origin, reason)
-    }
 }

@@ -4,9 +4,10 @@ use std::fmt::Write;
 
 use baton_plugin_api::{DeviceType, Property};
 
-use super::definition;
+use super::completions;
 use super::machine::MachineType;
 use super::object::KINDS;
+use super::table::{GROUPS, Opt};
 
 /// Columns of a line.
 const WIDTH: usize = 96;
@@ -18,18 +19,25 @@ pub fn version() -> String {
 
 /// `-help`.
 pub fn usage() -> String {
-    let command = definition::command();
     let mut text = format!(
         "{}Usage: baton -kernel FILE [options]\n       baton plugin info FILE\n       \
          baton state show FILE [--offset N] [--full]\n       \
-         baton state check OLD NEW [--json]\n",
+         baton state check OLD NEW [--json]\n       baton completions SHELL\n",
         version()
     );
-    for option in command.get_arguments() {
-        let _ = write!(text, "\n{}\n", spellings(option));
-        text.push_str(&wrapped(&help_of(option)));
+    for (group, options) in GROUPS {
+        let _ = write!(text, "\n{group}:\n");
+        for option in options {
+            let _ = writeln!(text, "{}", spellings(option));
+            text.push_str(&wrapped(option.help));
+        }
     }
     text
+}
+
+/// `baton completions SHELL`.
+pub fn completions(shell: clap_complete::Shell) -> String {
+    completions::script(shell)
 }
 
 /// `-machine help`.
@@ -87,26 +95,15 @@ fn sentence(property: &Property) -> String {
 }
 
 /// An option with its other names and its value: `-machine, -M VALUE`.
-pub(super) fn spellings(option: &clap::Arg) -> String {
-    let name = option.get_id().as_str();
-    let mut text = format!("-{name}");
-    for alias in definition::aliases(name) {
+pub(super) fn spellings(option: &Opt) -> String {
+    let mut text = format!("-{}", option.name);
+    for alias in option.aliases {
         let _ = write!(text, ", -{alias}");
     }
-    if option.get_action().takes_values() {
-        for value in option.get_value_names().unwrap_or_default() {
-            let _ = write!(text, " {value}");
-        }
+    if let Some(value) = option.value {
+        let _ = write!(text, " {value}");
     }
     text
-}
-
-/// What an option does.
-pub(super) fn help_of(option: &clap::Arg) -> String {
-    option
-        .get_help()
-        .map(ToString::to_string)
-        .unwrap_or_default()
 }
 
 /// `text` in indented lines.

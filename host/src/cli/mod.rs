@@ -8,6 +8,7 @@ mod arguments;
 mod backends;
 mod build;
 mod chardev;
+mod completions;
 mod definition;
 mod device;
 mod drive;
@@ -24,10 +25,15 @@ mod object;
 mod options;
 mod pairs;
 mod qmp;
+mod said;
+mod subcommand;
+mod table;
 #[cfg(test)]
 mod tests;
 
 use std::ffi::OsString;
+
+use said::Said;
 
 pub use backends::Backends;
 pub use chardev::{Chardev, ChardevBackend};
@@ -42,25 +48,8 @@ pub use options::{Invocation, Kernel, Options};
 /// What the arguments, without the program's name, ask for.
 pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Invocation, CliError> {
     let mut arguments = arguments.into_iter().peekable();
-    let program = OsString::from("baton");
-    let subcommand = arguments.next_if(|first| definition::usage(first).is_some());
-    let usage = subcommand.as_deref().and_then(definition::usage);
-    let matches = match subcommand {
-        Some(subcommand) => {
-            let all = [program, subcommand].into_iter().chain(arguments);
-            definition::command().try_get_matches_from(all)
-        }
-        None => {
-            let options = arguments::normalize(arguments)?
-                .into_iter()
-                .map(OsString::from);
-            definition::command().try_get_matches_from([program].into_iter().chain(options))
-        }
-    };
-    let matches = matches.map_err(|_| {
-        // Options were put in order above, so that only a subcommand can be wrong.
-        let (name, usage) = usage.unwrap_or_default();
-        CliError::new(name, format!("write {usage}"))
-    })?;
-    build::invocation(&matches)
+    match arguments.peek().and_then(|first| subcommand::usage(first)) {
+        Some(subcommand) => subcommand::parse(subcommand, arguments),
+        None => build::invocation(&Said::new(arguments::read(arguments)?)),
+    }
 }

@@ -54,6 +54,8 @@ pub enum Invocation {
         /// The result is JSON.
         json: bool,
     },
+    /// `baton completions SHELL`.
+    Completions(clap_complete::Shell),
     /// `-machine help`.
     MachineHelp,
     /// `-object help`.

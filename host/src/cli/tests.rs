@@ -90,6 +90,16 @@ fn a_whole_command_line_is_understood() {
         "-enable-kvm",
         "-display",
         "none",
+        "-vga",
+        "none",
+        "-net",
+        "none",
+        "-nic",
+        "none",
+        "-parallel",
+        "none",
+        "-audio",
+        "none",
         "-monitor",
         "none",
         "-cpu",
@@ -380,7 +390,22 @@ fn every_refusal_is_one_line_that_names_the_option() {
             "-incoming cpr,addr.transport=socket,addr.type=inet,addr.host=a,addr.port=1: \
              bad cpr channel socket type; must be unix",
         ),
-        (&["-vga", "none"], "-vga: invalid option; see -help"),
+        (
+            &["-vga", "std"],
+            "-vga std: not supported: There is no graphics card. Use none",
+        ),
+        (
+            &["-bios", "x"],
+            "-bios: not supported: there is no firmware: -kernel FILE is booted",
+        ),
+        (
+            &["-usb"],
+            "-usb: not supported: there is no USB; leave it out",
+        ),
+        (
+            &["-machin", "baton"],
+            "-machin: invalid option; did you mean '-machine'?",
+        ),
         (&["-qmp"], "-qmp: requires an argument"),
     ] {
         assert_eq!(run(arguments).unwrap_err(), text);
@@ -398,6 +423,10 @@ fn a_kernel_is_needed_for_what_goes_with_it() {
         (&["-initrd", "x"], "-initrd x: only allowed with -kernel"),
         (&["plugin", "inof"], "plugin: write baton plugin info FILE"),
         (&["plugin"], "plugin: write baton plugin info FILE"),
+        (
+            &["completions", "tcsh"],
+            "completions: write baton completions bash, zsh or fish",
+        ),
         (
             &["state", "check", "a"],
             "state: write baton state show FILE [--offset N] [--full] or baton state check OLD NEW \
