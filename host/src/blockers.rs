@@ -82,12 +82,29 @@ pub fn check_only_migratable(
             blocker,
         })
         .collect();
+    refuse(options, |mode| {
+        let own = own.iter().filter(|own| own.blocker.modes.contains(&mode));
+        let devices = machine.into_iter().flat_map(|all| of_devices(all, mode));
+        own.cloned().chain(devices).collect()
+    })
+    .map_err(|reasons| format!("-only-migratable: {reasons}").into())
+}
+
+/// The same for a device that has come by hot-plug.
+pub fn check_device(options: &Options, machine: &Machine, id: &str) -> Result<(), String> {
+    refuse(options, |mode| {
+        of_devices(machine, mode)
+            .filter(|blocker| blocker.owner == id)
+            .collect()
+    })
+}
+
+/// An error if a mode of `-only-migratable` has any blockers.
+fn refuse(options: &Options, blockers: impl Fn(Mode) -> Vec<OwnedBlocker>) -> Result<(), String> {
     // Each blocker once, with the modes it blocks.
     let mut found: Vec<(OwnedBlocker, Vec<Mode>)> = Vec::new();
     for &mode in &options.only_migratable {
-        let own = own.iter().filter(|own| own.blocker.modes.contains(&mode));
-        let devices = machine.into_iter().flat_map(|all| of_devices(all, mode));
-        for blocker in own.cloned().chain(devices) {
+        for blocker in blockers(mode) {
             let same = |(other, _): &&mut (OwnedBlocker, Vec<Mode>)| {
                 other.owner == blocker.owner && other.blocker.id == blocker.blocker.id
             };
@@ -101,7 +118,7 @@ pub fn check_only_migratable(
         return Ok(());
     }
     let texts: Vec<_> = found.iter().map(|(b, modes)| refusal(b, modes)).collect();
-    Err(format!("-only-migratable: {}", texts.join("; ")).into())
+    Err(texts.join("; "))
 }
 
 /// One blocker in QEMU's words, with the modes and the remedy added.

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use crate::blockers;
 use crate::handover;
+use crate::hotplug::PlugError;
 use crate::machine::events::MachineEvent;
 use crate::monitor::{
     Command, Control, Kept, Monitor, MonitorAddress, MonitorError, QmpError, about,
@@ -47,6 +48,8 @@ impl Control for VmControl {
             }),
             Command::QueryKvm => Ok(json!({ "enabled": true, "present": true })),
             Command::QueryDevices => Ok(devices(vm)),
+            Command::DeviceAdd(option) => plugged(vm.device_add(&option)),
+            Command::DeviceDel { id } => plugged(vm.device_del(&id)),
             Command::QueryPlugins => Ok(plugins(vm)),
             Command::Migrate { uri, channels, .. } => {
                 done(handover::migrate(vm, uri.as_deref(), channels.as_deref()))
@@ -114,6 +117,14 @@ pub fn serve_monitors(vm: &Arc<Vm>, kept: Kept) -> Result<(), MonitorError> {
     }
 }
 
+fn plugged(result: Result<(), PlugError>) -> Result<Value, QmpError> {
+    match result {
+        Ok(()) => Ok(json!({})),
+        Err(e @ PlugError::NotFound(_)) => Err(QmpError::device_not_found(e.to_string())),
+        Err(e) => Err(QmpError::generic(e.to_string())),
+    }
+}
+
 fn done(result: Result<(), baton_migration::HostError>) -> Result<Value, QmpError> {
     match result {
         Ok(()) => Ok(json!({})),
@@ -158,6 +169,8 @@ fn devices(vm: &Vm) -> Value {
             "bus": device.device_type().bus.as_str(),
             "address": device.place(),
             "failed": false,
+            "hotplugged": device.option().hotplugged,
+            "arguments": device.pinned_option().arguments(),
         });
         if let Some(reason) = machine.failures().get(device.id()) {
             row["failed"] = true.into();

@@ -21,6 +21,7 @@ mod exec;
 mod fd;
 mod handover;
 mod help;
+mod hotplug;
 mod log;
 mod process;
 mod runstate;

@@ -240,6 +240,8 @@ fn serve(vm: &Vm, inbox: &Receiver<MachineEvent>) -> Result<(), HostError> {
                 }
             }
             MachineEvent::VcpuFailed { vcpu, reason } => vm.fail(&format!("vCPU {vcpu}: {reason}")),
+            MachineEvent::SlotsEjected => vm.remove_ejected(),
+            MachineEvent::UnplugRefused { slot } => vm.unplug_refused(slot),
             MachineEvent::Quit { cause } => {
                 vm.shut_down(false, cause);
                 return Ok(());

@@ -11,9 +11,9 @@ use baton_migration::settings::{Capability, ParameterChanges, Settings};
 use baton_migration::status::{MigrationStatus, Tracker};
 
 use crate::blockers;
-use crate::cli::Options;
+use crate::cli::{DeviceOption, Options};
 use crate::machine::events::MachineEvent;
-use crate::machine::{Machine, Origin};
+use crate::machine::{Machine, MachineDevice, Origin};
 use crate::memory;
 use crate::monitor::{Events, Monitor};
 use crate::plugin::Registry;
@@ -44,6 +44,8 @@ pub struct Vm {
 pub struct State {
     /// The machine; gone once another process has it, not there yet before it came.
     pub machine: Option<Machine>,
+    /// The devices that it has, or will have.
+    pub devices: Vec<DeviceOption>,
     /// What it is doing.
     pub runstate: RunState,
     /// Migration parameters and capabilities.
@@ -116,6 +118,7 @@ impl Vm {
             Some(_) => (RunState::InMigrate, !options.paused),
             None => (RunState::Prelaunch, !options.paused),
         };
+        let devices = options.devices.clone();
         Ok(Arc::new(Self {
             options,
             registry,
@@ -126,6 +129,7 @@ impl Vm {
             migration_events,
             state: Mutex::new(State {
                 machine: None,
+                devices,
                 runstate,
                 settings,
                 deferred: None,
@@ -179,11 +183,17 @@ impl Vm {
         Ok(())
     }
 
+    /// Builds a machine, which is nobody's yet.
+    pub fn build(&self, origin: Origin<'_>) -> Result<Machine, HostError> {
+        let devices = self.state().devices.clone();
+        let (options, registry) = (&self.options, &self.registry);
+        Machine::build(options, &devices, registry, origin, &self.requests)
+    }
+
     /// Builds and boots the machine, which does not run yet. With `-S`, RAM in a file that outlasts
     /// processes is left alone until the guest starts: it may hold the guest that is loaded instead.
     pub fn power_on(&self) -> Result<(), HostError> {
-        let mut machine =
-            Machine::build(&self.options, &self.registry, Origin::Fresh, &self.requests)?;
+        let mut machine = self.build(Origin::Fresh)?;
         blockers::check_only_migratable(&self.options, Some(&machine))?;
         let later = self.options.paused && memory::lasting_file(&self.options.memory).is_some();
         if !later {
@@ -253,6 +263,11 @@ impl Vm {
         if running && let Err(e) = machine.stop(false) {
             tracing::error!("while stopping for a reset: {e}");
         }
+        machine.hotplug().eject_requested();
+        self.remove_ejected_from(&mut state);
+        let Some(machine) = state.machine.as_mut() else {
+            return Err("There is no machine in this process to reset".into());
+        };
         let reset = machine.reset();
         let reason = if guest {
             "guest-reset"
@@ -352,6 +367,22 @@ impl Vm {
 }
 
 impl State {
+    /// The migration has ended: whatever waited for that is done.
+    pub fn migration_over(&mut self) {
+        self.migrating = false;
+        if let Some(machine) = &self.machine {
+            machine.hotplug().announce_ejected();
+        }
+    }
+
+    /// Notes which devices the machine has, and where.
+    pub fn note_devices(&mut self) {
+        if let Some(machine) = &self.machine {
+            let devices = machine.devices().iter();
+            self.devices = devices.map(MachineDevice::pinned_option).collect();
+        }
+    }
+
     /// What a migration has begun with stays as it is.
     fn settings_may_change(&self) -> Result<(), HostError> {
         match self.migrating {

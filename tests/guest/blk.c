@@ -45,7 +45,8 @@ static uint32_t written[BLOCK_LIMIT];
 static uint32_t written_count;
 
 static volatile bool interrupted;
-static bool verify_wanted;
+static bool verify_wanted, leaving;
+static uint8_t at_slot;
 static uint32_t in_flight, step, last_sequence, verify_next;
 static uint64_t random, pace, last_fill, last_progress;
 
@@ -63,6 +64,10 @@ void blk_open(const struct pci_function *pci)
     if (report->blk_state != BLK_ABSENT || sectors == 0)
         return;
     uint32_t features = FEATURE_READ_ONLY | FEATURE_FLUSH;
+    virtio = (struct virtio){ 0 };
+    rings = (struct rings){ 0 };
+    /* First, since a device may interrupt as soon as it is ready. */
+    interrupt_handle(VECTOR_BLK, completed);
     if (!virtio_open(&virtio, pci, features, &rings, DESCRIPTORS, VECTOR_BLK))
         return;
     if (virtio.config == 0) {
@@ -82,10 +87,14 @@ void blk_open(const struct pci_function *pci)
     for (unsigned i = 0; i < BLOCK_SLOTS; i++)
         block_prepare(write_buffers[i]);
     block_prepare(expected);
+    /* Of another disk, if there was one before, nothing is known. */
+    while (written_count > 0)
+        report->blk_sequence[written[--written_count]] = 0;
+    leaving = false;
+    at_slot = pci->device;
     report->blk_blocks = blocks;
     report->blk_run = rdtsc();
     report->blk_state = BLK_PAUSED;
-    interrupt_handle(VECTOR_BLK, completed);
 }
 
 void blk_start(uint64_t ticks_between_fills)
@@ -315,4 +324,18 @@ void blk_resume(void)
     if (report->blk_state == BLK_ABSENT)
         return;
     report->blk_state = BLK_RUNNING;
+}
+
+bool blk_leave(uint8_t slot)
+{
+    if (report->blk_state == BLK_ABSENT || at_slot != slot)
+        return true;
+    if (!leaving) {
+        leaving = true;
+        blk_quiesce();
+    }
+    if (report->blk_state != BLK_PAUSED)
+        return false;
+    report->blk_state = BLK_ABSENT;
+    return true;
 }

@@ -18,4 +18,7 @@ void blk_pause(void);
 void blk_quiesce(void);
 void blk_resume(void);
 
+/* Verifies the disk in this slot of bus 0, if there is one; true once it is not used any more. */
+bool blk_leave(uint8_t slot);
+
 #endif

@@ -6,6 +6,7 @@
 #include "command_line.h"
 #include "console.h"
 #include "cpu.h"
+#include "hotplug.h"
 #include "interrupt.h"
 #include "report.h"
 #include "timer.h"
@@ -36,6 +37,7 @@ static const struct {
     { "report", report_print }, { "quiesce", blk_quiesce }, { "pause", blk_pause },
     { "resume", blk_resume },   { "reset", reset },         { "poweroff", power_off },
     { "fault", page_fault },     { "triple", triple_fault },
+    { "refuse", hotplug_refuse }, { "hammer", hotplug_hammer },
 };
 
 static bool equal(const char *a, const char *b)

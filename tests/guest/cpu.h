@@ -28,6 +28,13 @@ static inline uint8_t in8(uint16_t port)
     return value;
 }
 
+static inline uint16_t in16(uint16_t port)
+{
+    uint16_t value;
+    __asm__ volatile("inw %1, %0" : "=a"(value) : "Nd"(port) : "memory");
+    return value;
+}
+
 static inline uint32_t in32(uint16_t port)
 {
     uint32_t value;

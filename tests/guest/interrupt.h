@@ -17,6 +17,7 @@ enum {
     VECTOR_RNG = 0x30, /* and up, one a device */
     VECTOR_BLK = 0x60,
     VECTOR_SERIAL = 0x70,
+    VECTOR_SCI = 0x71,
     VECTOR_SPURIOUS = 0xff,
 };
 

@@ -6,6 +6,7 @@
 #include "commands.h"
 #include "console.h"
 #include "cpu.h"
+#include "hotplug.h"
 #include "interrupt.h"
 #include "memory.h"
 #include "pci.h"
@@ -33,6 +34,14 @@ static void found(const struct pci_function *pci, uint16_t vendor, uint16_t devi
         rng_open(pci);
 }
 
+/* After the start, when devices begin at once. */
+static void arrived(const struct pci_function *pci, uint16_t vendor, uint16_t device)
+{
+    found(pci, vendor, device);
+    if (device == VIRTIO_BLK)
+        blk_resume();
+}
+
 static void serve(void)
 {
     /* Cleared first: what comes up while we serve is served on the next page. */
@@ -43,6 +52,7 @@ static void serve(void)
     commands_serve();
     blk_serve();
     rng_serve();
+    hotplug_serve();
 }
 
 /* Called by entry.S. */
@@ -69,6 +79,7 @@ void guest_main(const struct start_info *info, uint64_t entry_tsc)
     if (!poll_console)
         console_use_interrupt();
     timer_start(hz == 0 ? DEFAULT_HZ : hz);
+    hotplug_start(arrived);
     processors_start(parameter("smp", 1));
 
     report->up_tsc = rdtsc();

@@ -66,6 +66,12 @@ void pci_write16(const struct pci_function *pci, unsigned offset, uint16_t value
     out16(CONFIG_DATA + (offset & 2), value);
 }
 
+void pci_write32(const struct pci_function *pci, unsigned offset, uint32_t value)
+{
+    select(pci, offset);
+    out32(CONFIG_DATA, value);
+}
+
 void pci_print(const struct pci_function *pci)
 {
     print("pci %lx:%lx.%lx: ", (uint64_t)pci->bus, (uint64_t)pci->device, (uint64_t)pci->function);

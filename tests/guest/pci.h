@@ -13,6 +13,7 @@ uint32_t pci_read32(const struct pci_function *pci, unsigned offset);
 uint16_t pci_read16(const struct pci_function *pci, unsigned offset);
 uint8_t pci_read8(const struct pci_function *pci, unsigned offset);
 void pci_write16(const struct pci_function *pci, unsigned offset, uint16_t value);
+void pci_write32(const struct pci_function *pci, unsigned offset, uint32_t value);
 
 /* Calls found for every function, on bus 0 first and behind a bridge where it stands. */
 void pci_scan(void (*found)(const struct pci_function *pci, uint16_t vendor, uint16_t device));

@@ -15,7 +15,8 @@
 struct rng {
     struct virtio virtio;
     volatile bool interrupted;
-    bool in_flight;
+    bool open, leaving, in_flight;
+    uint8_t slot;
     uint64_t last_fill, last_progress;
     volatile uint64_t buffer[REQUEST_WORDS];
     uint64_t last[REQUEST_WORDS];
@@ -35,13 +36,41 @@ static void completed(unsigned vector)
 
 void rng_open(const struct pci_function *pci)
 {
-    if (count == RNG_LIMIT || parameter("rng", 1) == 0)
+    unsigned index = 0;
+    while (index < count && rngs[index].open)
+        index++;
+    if (index == RNG_LIMIT || parameter("rng", 1) == 0)
         return;
-    if (!virtio_open(&rngs[count].virtio, pci, 0, &rings[count], 1, VECTOR_RNG + count))
+    struct rng *rng = &rngs[index];
+    *rng = (struct rng){ 0 };
+    rings[index] = (struct rings){ 0 };
+    /* First, since a device may interrupt as soon as it is ready. */
+    interrupt_handle(VECTOR_RNG + index, completed);
+    if (!virtio_open(&rng->virtio, pci, 0, &rings[index], 1, VECTOR_RNG + index))
         return;
-    interrupt_handle(VECTOR_RNG + count, completed);
-    count++;
-    report->rng_devices = count;
+    rng->open = true;
+    rng->slot = pci->device;
+    if (index == count)
+        count++;
+    report->rng_devices++;
+}
+
+bool rng_leave(uint8_t slot)
+{
+    bool idle = true;
+    for (unsigned i = 0; i < count; i++) {
+        struct rng *rng = &rngs[i];
+        if (!rng->open || rng->slot != slot)
+            continue;
+        rng->leaving = true;
+        if (rng->in_flight) {
+            idle = false;
+            continue;
+        }
+        rng->open = false;
+        report->rng_devices--;
+    }
+    return idle;
 }
 
 void rng_start(uint64_t ticks_between_fills)
@@ -104,12 +133,14 @@ void rng_serve(void)
     uint64_t ticks = report->ticks;
     for (unsigned i = 0; i < count; i++) {
         struct rng *rng = &rngs[i];
+        if (!rng->open)
+            continue;
         if (rng->interrupted) {
             rng->interrupted = false;
             compiler_barrier();
             reap(i);
         }
-        if (!rng->in_flight && ticks - rng->last_fill >= pace) {
+        if (!rng->in_flight && !rng->leaving && ticks - rng->last_fill >= pace) {
             rng->last_fill = rng->last_progress = ticks;
             fill(i);
         } else if (rng->in_flight && ticks - rng->last_progress > seconds_in_ticks(STALL_SECONDS)) {

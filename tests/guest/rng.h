@@ -8,4 +8,7 @@ void rng_open(const struct pci_function *pci);
 void rng_start(uint64_t pace);
 void rng_serve(void);
 
+/* Stops the device in this slot of bus 0, if there is one; true once it is not used any more. */
+bool rng_leave(uint8_t slot);
+
 #endif

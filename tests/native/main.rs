@@ -10,6 +10,7 @@ mod exec;
 mod exec_deaths;
 mod exec_deferred;
 mod failure;
+mod hotplug;
 mod kept;
 mod kills;
 mod leaks;

@@ -187,7 +187,27 @@ fn by_hand(name: &str, version: u32) -> Result<Option<(&'static str, Vec<u8>)>> 
         write_cache: bool,
         in_flight: Vec<Request>,
     }
+    #[derive(Serialize)]
+    struct Hotplug {
+        status: u16,
+        enable: u16,
+        up: u32,
+        down: u32,
+        requested: u32,
+        ejected: u32,
+    }
     Ok(match (name, version) {
+        ("acpi-pm/pci-hotplug", 1) => Some((
+            "",
+            wire::encode(&Hotplug {
+                status: 2,
+                enable: 2,
+                up: 1 << 7,
+                down: 1 << 5,
+                requested: 1 << 5 | 1 << 6,
+                ejected: 1 << 9,
+            })?,
+        )),
         ("serial/unsent", 1) => Some((
             "",
             wire::encode(&Unsent {

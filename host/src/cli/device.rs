@@ -1,11 +1,16 @@
 //! `-device`.
 
+use serde_json::{Map, Value};
+
 use crate::machine::pci::PciAddress;
 
 use super::error::CliError;
 use super::id::Id;
 use super::number;
 use super::pairs::Pairs;
+
+/// The name of the PCI bus.
+const BUS: &str = "pcie.0";
 
 /// A device to make. Its properties are text until the device type's descriptor is known: see
 /// [`Backends::configure`](super::Backends::configure).
@@ -23,12 +28,43 @@ pub struct DeviceOption {
     pub properties: Vec<(String, String)>,
     /// What was said, for errors: the option and its value.
     pub origin: String,
+    /// Whether it is one of `device_add`, and not of the command line.
+    pub hotplugged: bool,
 }
 
 impl DeviceOption {
     /// One value of `-device`: `NAME,key=value,...` or a JSON object.
     pub(super) fn parse(text: &str) -> Result<Self, String> {
-        let mut pairs = Pairs::parse_or_json(text, "driver")?;
+        let pairs = Pairs::parse_or_json(text, "driver")?;
+        Self::read(pairs, format!("-device {text}"), false)
+    }
+
+    /// The arguments of the QMP command `device_add`.
+    pub fn from_arguments(arguments: Map<String, Value>) -> Result<Self, String> {
+        Self::read(Pairs::from_json(arguments)?, "device_add".to_owned(), true)
+    }
+
+    /// The arguments of `device_add` that ask for the same.
+    pub fn arguments(&self) -> Map<String, Value> {
+        let mut all = Map::new();
+        let mut put = |key: &str, value: String| all.insert(key.to_owned(), value.into());
+        put("driver", self.driver.clone());
+        if let Some(id) = &self.id {
+            put("id", id.to_string());
+        }
+        if self.on_pci {
+            put("bus", BUS.to_owned());
+        }
+        if let Some(PciAddress { slot, function }) = self.address {
+            put("addr", format!("{slot:x}.{function}"));
+        }
+        for (key, value) in &self.properties {
+            put(key, value.clone());
+        }
+        all
+    }
+
+    fn read(mut pairs: Pairs, origin: String, hotplugged: bool) -> Result<Self, String> {
         let driver = pairs.require("driver")?;
         let id = pairs.take("id").map(|id| id.parse()).transpose()?;
         let address = pairs
@@ -36,8 +72,8 @@ impl DeviceOption {
             .map(|addr| pci_address(&addr))
             .transpose()?;
         let bus = pairs.take("bus");
-        if let Some(bus) = bus.as_deref().filter(|bus| *bus != "pcie.0") {
-            return Err(format!("Bus '{bus}' not found; there is only pcie.0"));
+        if let Some(bus) = bus.as_deref().filter(|bus| *bus != BUS) {
+            return Err(format!("Bus '{bus}' not found; there is only {BUS}"));
         }
         Ok(Self {
             driver,
@@ -45,7 +81,8 @@ impl DeviceOption {
             address,
             on_pci: bus.is_some(),
             properties: pairs.rest(),
-            origin: format!("-device {text}"),
+            origin,
+            hotplugged,
         })
     }
 

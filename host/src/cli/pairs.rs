@@ -41,6 +41,11 @@ impl Pairs {
         }
         let object: Map<String, Value> =
             serde_json::from_str(text).map_err(|error| format!("JSON parse error, {error}"))?;
+        Self::from_json(object)
+    }
+
+    /// The members of a JSON object, as text.
+    pub(super) fn from_json(object: Map<String, Value>) -> Result<Self, String> {
         let pair = |(key, value)| match value {
             Value::String(text) => Ok((key, text)),
             Value::Number(number) => Ok((key, number.to_string())),

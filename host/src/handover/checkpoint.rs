@@ -48,7 +48,7 @@ pub fn save(vm: &Arc<Vm>, filename: &str) -> Result<(), HostError> {
         offset: 0,
     };
     let begun =
-        begin(vm, Mode::CprReboot, &address).inspect_err(|_| vm.state().migrating = false)?;
+        begin(vm, Mode::CprReboot, &address).inspect_err(|_| vm.state().migration_over())?;
     match begun.run() {
         CheckpointOutcome::Completed => Ok(()),
         CheckpointOutcome::Cancelled => Err("The save was cancelled; the guest goes on".into()),

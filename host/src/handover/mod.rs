@@ -63,7 +63,7 @@ pub fn migrate(
         Mode::CprExec => exec::migrate(vm, uri, channels),
         Mode::Normal => normal::migrate(vm, uri, channels),
     };
-    begun.inspect_err(|_| vm.state().migrating = false)
+    begun.inspect_err(|_| vm.state().migration_over())
 }
 
 /// A channel that the mode has no use for is a mode that was forgotten. But not with cpr-exec, which
@@ -175,7 +175,7 @@ pub fn arrive(
         true => normal::receive(vm, address, exit_on_error),
         false => restore::begin(vm, address, exit_on_error),
     };
-    begun.inspect_err(|_| vm.state().migrating = false)
+    begun.inspect_err(|_| vm.state().migration_over())
 }
 
 /// Refuses a second guest, and one that comes otherwise.

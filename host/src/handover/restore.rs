@@ -139,7 +139,7 @@ fn load(vm: &Arc<Vm>, place: Place, at_once: bool) -> Result<(), Absent> {
             Err(Absent::Failed(reason))
         }
         Err(e) => {
-            vm.state().migrating = false;
+            vm.state().migration_over();
             Err(Absent::Failed(e.to_string()))
         }
     }
@@ -185,7 +185,7 @@ impl RestoreHost for Restore {
         let copied = matches!(contents, Contents::New);
         self.mapped = matches!(contents, Contents::Mapped(_));
         let origin = Origin::Kept(contents, &self.source);
-        let machine = Machine::build(&vm.options, &vm.registry, origin, &vm.requests)?;
+        let machine = vm.build(origin)?;
         check_only_migratable(&vm.options, Some(&machine))?;
         if copied {
             machine.ram().clear()?;
@@ -223,13 +223,13 @@ impl RestoreHost for Restore {
             started?;
         }
         // Clients are told next: whatever they want then is not too early.
-        state.migrating = false;
+        state.migration_over();
         Ok(())
     }
 
     fn abandon(&mut self) {
         self.machine = None;
-        self.vm.state().migrating = false;
+        self.vm.state().migration_over();
         self.vm.blockers.remove("", MAPPED);
     }
 }

@@ -72,7 +72,7 @@ impl SourceHost for Source {
     fn notify(&mut self, event: MigrationEvent) -> Result<(), HostError> {
         if event != MigrationEvent::Setup {
             // The end, which clients are told next: whatever they want then is not too early.
-            self.vm.state().migrating = false;
+            self.vm.state().migration_over();
         }
         self.machine(|machine| {
             machine

@@ -72,7 +72,7 @@ pub fn run(vm: &Arc<Vm>, handover: TargetHandover, main: &SocketAddress, exit_on
     match outcome {
         TargetOutcome::Running => {}
         TargetOutcome::Abandoned { reason } | TargetOutcome::Lost { reason } => {
-            vm.state().migrating = false;
+            vm.state().migration_over();
             if exit_on_error {
                 // The main thread lives until it hears this.
                 let _ = vm.requests.send(MachineEvent::Abandoned(reason));
@@ -119,12 +119,8 @@ impl TargetHost for Target {
 
     fn prepare(&mut self, fds: &Arc<FdTable>, preview: StateImage) -> Result<(), HostError> {
         let vm = &self.vm;
-        let machine = Machine::build(
-            &vm.options,
-            &vm.registry,
-            Origin::HandedOver(Mode::CprTransfer, fds, &preview.header().fingerprint),
-            &vm.requests,
-        )?;
+        let source = &preview.header().fingerprint;
+        let machine = vm.build(Origin::HandedOver(Mode::CprTransfer, fds, source))?;
         machine.rehearse(preview.header())?;
         check_only_migratable(&vm.options, Some(&machine))?;
         machine.warm_up(preview)?;
@@ -159,7 +155,7 @@ impl TargetHost for Target {
         let result = if runs { machine.start() } else { Ok(()) };
         state.machine = Some(machine);
         // Clients are told next that it has ended, and may want another.
-        state.migrating = false;
+        state.migration_over();
         match result {
             Ok(()) => {
                 state.runstate = if runs {

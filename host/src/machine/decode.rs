@@ -5,6 +5,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::controllers::{ClockState, ControllersState};
+use super::hotplug::HotplugState;
 use super::pci::ConfigPortsState;
 use super::power::PowerState;
 use super::{GlobalState, HostTime, virtio};
@@ -20,6 +21,7 @@ pub fn again(section: &str, payload: &[u8]) -> Option<Result<Vec<u8>, String>> {
         "irqchip" => value::<ControllersState>(payload, |_| Ok(())),
         "kvmclock" => value::<ClockState>(payload, |_| Ok(())),
         "acpi-pm" => value::<PowerState>(payload, PowerState::check),
+        "acpi-pm/pci-hotplug" => value::<HotplugState>(payload, HotplugState::check),
         "pci-config-ports" => value::<ConfigPortsState>(payload, |_| Ok(())),
         "virtio-pci" => virtio::again(payload),
         _ => return None,

@@ -16,6 +16,7 @@ use super::pci::{PciAddress, PciBus, PluggedPci};
 use super::platform::PlatformDevice;
 use super::virtio::{PreparedVirtio, Surroundings, VirtioPci};
 use crate::chardev::Chardevs;
+use crate::cli::DeviceOption;
 use crate::fd::duplicate;
 use crate::plugin::{Bridge, Failures, PluggedDevice, Plugin};
 
@@ -25,8 +26,10 @@ pub struct MachineDevice {
     device_type: DeviceType,
     /// What it loads.
     sections: Vec<Section>,
-    /// Where it sits, for people.
-    place: String,
+    /// Where it sits, on PCI.
+    at: Option<PciAddress>,
+    /// What asked for it.
+    option: DeviceOption,
     kind: Kind,
 }
 
@@ -44,8 +47,8 @@ pub struct Creation<'a> {
     pub device_type: &'a DeviceType,
     /// Checked against the type; an empty id means that the place is the id.
     pub config: Config,
-    /// Where it shall sit, on PCI.
-    pub address: Option<PciAddress>,
+    /// What asks for it.
+    pub option: &'a DeviceOption,
     /// What was handed over for it.
     pub preserved: Option<Arc<FdTable>>,
 }
@@ -99,12 +102,12 @@ impl MachineDevice {
             plugin,
             device_type,
             mut config,
-            address,
+            option,
             preserved,
         } = creation;
         let on_pci = device_type.bus != BusClass::Platform;
         let at = if on_pci {
-            Some(slots.pci.place(address)?)
+            Some(slots.pci.place(option.address)?)
         } else {
             None
         };
@@ -138,12 +141,12 @@ impl MachineDevice {
             (Kind::Pci(function), Some(at)) => slots.pci.insert(at, Arc::clone(function) as _),
             _ => {}
         }
-        let place = at.map_or_else(|| "platform".to_owned(), |at| at.to_string());
         Ok(Self {
             id,
             device_type: device_type.clone(),
             sections: Self::sections(device_type),
-            place,
+            at,
+            option: option.clone(),
             kind,
         })
     }
@@ -159,8 +162,28 @@ impl MachineDevice {
     }
 
     /// Where it sits, for people.
-    pub fn place(&self) -> &str {
-        &self.place
+    pub fn place(&self) -> String {
+        self.at
+            .map_or_else(|| "platform".to_owned(), |at| at.to_string())
+    }
+
+    /// Where it sits, if it is on PCI.
+    pub fn at(&self) -> Option<PciAddress> {
+        self.at
+    }
+
+    /// What asked for it.
+    pub fn option(&self) -> &DeviceOption {
+        &self.option
+    }
+
+    /// What asks for it to be where it is.
+    pub fn pinned_option(&self) -> DeviceOption {
+        DeviceOption {
+            address: self.at,
+            on_pci: self.at.is_some(),
+            ..self.option.clone()
+        }
     }
 
     /// Its entry in the DSDT, if it has one.
@@ -196,6 +219,16 @@ impl MachineDevice {
             Kind::Platform(device) => device.quiesce(),
             Kind::Virtio(device) => device.quiesce(),
             Kind::Pci(device) => device.quiesce(),
+        }
+    }
+
+    /// It goes for good, off the bus it may still be known on, while the guest may run. A platform
+    /// device stays.
+    pub fn unplug(&self) {
+        match &self.kind {
+            Kind::Platform(_) => {}
+            Kind::Virtio(device) => device.unplug(),
+            Kind::Pci(device) => device.unplug(),
         }
     }
 

@@ -16,6 +16,13 @@ pub enum MachineEvent {
         /// Why.
         reason: String,
     },
+    /// The guest has ejected slots of the PCI bus; [`super::hotplug::Hotplug::ejected`] says which.
+    SlotsEjected,
+    /// The guest could not let go of what it was asked to.
+    UnplugRefused {
+        /// The slot of bus 0.
+        slot: u8,
+    },
     /// The process is to end: an operator, or a signal.
     Quit {
         /// QEMU's `ShutdownCause`.

@@ -24,6 +24,8 @@ pub struct Interrupts {
 
 struct Table {
     next: u32,
+    /// GSIs that were used, and are not any more.
+    free: Vec<u32>,
     /// What each MSI GSI sends.
     messages: BTreeMap<u32, MsiMessage>,
     /// Changes are collected while this is above zero.
@@ -36,6 +38,7 @@ impl Interrupts {
     pub fn new(vm: Arc<VmFd>) -> Result<Arc<Self>, KvmError> {
         let table = Table {
             next: FIRST_MSI_GSI,
+            free: Vec::new(),
             messages: BTreeMap::new(),
             held: 0,
             changed: false,
@@ -51,8 +54,10 @@ impl Interrupts {
     /// An MSI vector that nothing else uses.
     pub fn vector(self: &Arc<Self>, event: EventFd) -> Vector {
         let mut table = self.lock();
-        let gsi = table.next;
-        table.next += 1;
+        let gsi = table.free.pop().unwrap_or_else(|| {
+            table.next += 1;
+            table.next - 1
+        });
         Vector {
             interrupts: Arc::clone(self),
             gsi,
@@ -218,7 +223,13 @@ impl Vector {
 impl Drop for Vector {
     fn drop(&mut self) {
         if let Err(e) = self.set(None) {
+            // Its GSI is not given to another, which would get its interrupts.
             tracing::debug!("while a vector ended: {e}");
+            return;
         }
+        let mut table = self.interrupts.lock();
+        // The kernel forgets the route when it is told of others; until then nothing is wired to it.
+        table.messages.remove(&self.gsi);
+        table.free.push(self.gsi);
     }
 }

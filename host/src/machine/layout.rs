@@ -55,6 +55,16 @@ pub const PM1_EVENT_PORT: u16 = 0x600;
 pub const PM1_CONTROL_PORT: u16 = 0x604;
 /// Power management timer.
 pub const PM_TIMER_PORT: u16 = 0x608;
+/// General-purpose event registers, block 0 (ACPI 6.5 section 4.8.4.1): status, then enable.
+pub const GPE0_PORT: u16 = 0x620;
+/// Bytes of that block.
+pub const GPE0_LENGTH: u8 = 4;
+/// The event of block 0 that tells of PCI hot-plug, as in QEMU.
+pub const GPE_PCI_HOTPLUG: u8 = 1;
+/// The registers of PCI hot-plug, for the methods of the DSDT.
+pub const PCI_HOTPLUG_PORT: u16 = 0xae00;
+/// How many ports they take.
+pub const PCI_HOTPLUG_LENGTH: u8 = 16;
 /// The reset control register of PCI chipsets, also ACPI's reset register.
 pub const RESET_PORT: u16 = 0xcf9;
 /// What the guest writes there to reset the machine.

@@ -4,6 +4,7 @@ pub mod acpi;
 pub mod boot;
 pub mod bus;
 pub mod events;
+pub mod hotplug;
 pub mod layout;
 pub mod pci;
 
@@ -18,7 +19,9 @@ mod interrupts;
 mod kvm;
 mod plan;
 mod platform;
+mod plugging;
 mod power;
+mod sci;
 mod sections;
 mod virtio;
 mod warm;
@@ -38,7 +41,7 @@ use baton_plugin_api::BusClass;
 use baton_plugin_api::bus::RegionKind;
 
 use crate::chardev::Chardevs;
-use crate::cli::{self, Options};
+use crate::cli::{self, DeviceOption, Options};
 use crate::memory::{self, Contents, Ram};
 use crate::plugin::{Failures, Registry};
 use crate::vcpu::{Exits, Payload, Vcpu, carried, cpuid, msrs};
@@ -50,14 +53,17 @@ use controllers::ControllersState;
 use devices::{Creation, Slots};
 use disk_files::DiskFiles;
 use events::MachineEvent;
+use hotplug::{GpeRegisters, Hotplug, HotplugRegisters};
 use interrupts::Interrupts;
 use pci::{ConfigPorts, Ecam, HostBridge, PciAddress, PciBus, PciWindows};
 use power::{Power, ResetRegister};
+use sci::Sci;
 use virtio::Surroundings;
 
 pub use devices::MachineDevice;
 pub use host_time::HostTime;
 pub use plan::{Planned, plan};
+pub use plugging::Arrival;
 pub use sections::{GlobalState, MACHINE, sections};
 
 /// The owner of the boot files among handed-over descriptors.
@@ -72,6 +78,7 @@ pub struct Machine {
     devices: Vec<MachineDevice>,
     ports: Arc<ConfigPorts>,
     power: Arc<Power>,
+    hotplug: Arc<Hotplug>,
     pci: Arc<PciBus>,
     chardevs: Arc<Chardevs>,
     around: Surroundings,
@@ -104,9 +111,10 @@ struct PowerOn {
 }
 
 impl Machine {
-    /// Builds the machine that `options` describe.
+    /// Builds the machine that `options` describe, with these devices.
     pub fn build(
         options: &Options,
+        devices: &[DeviceOption],
         registry: &Registry,
         origin: Origin<'_>,
         events: &Sender<MachineEvent>,
@@ -147,8 +155,12 @@ impl Machine {
             Arc::new(HostBridge::new()),
         );
         let ports = Arc::new(ConfigPorts::new(Arc::clone(&pci)));
-        let power = Power::new(Arc::clone(&interrupts), events.clone());
+        let lines = Arc::clone(&interrupts);
+        let sci = Sci::new(move |level| lines.set_line(layout::SCI, level));
+        let power = Power::new(Arc::clone(&sci), events.clone());
+        let hotplug = Hotplug::new(Arc::clone(&pci), sci, events.clone());
         map_chipset(&spaces, &pci, &ports, &power, events)?;
+        map_hotplug(&spaces, &hotplug)?;
         let failures = Failures::default();
         let around = Surroundings {
             vm,
@@ -163,7 +175,13 @@ impl Machine {
             chardevs: &chardevs,
             unnamed: &mut BTreeMap::new(),
         };
-        let devices = create_devices(options, registry, restoring, preserved, &mut slots)?;
+        let devices = create_devices(
+            (options, devices),
+            registry,
+            restoring,
+            preserved,
+            &mut slots,
+        )?;
         let entries: Vec<_> = devices.iter().filter_map(MachineDevice::acpi).collect();
         let mmio64 = PciWindows::new(around.ram.end()).mmio64;
         let tables = acpi::build(&acpi::AcpiInput {
@@ -202,6 +220,7 @@ impl Machine {
             devices,
             ports,
             power,
+            hotplug,
             pci,
             chardevs,
             kernel: open_kernel(options, preserved)?,
@@ -316,6 +335,7 @@ impl Machine {
             }
         }
         self.power.reset();
+        self.hotplug.reset();
         sections::load_vcpus(&self.vcpus, &self.power_on.vcpus)?;
         self.power_on.controllers.load(&self.around.vm)?;
         self.boot()
@@ -482,8 +502,19 @@ fn map_chipset(
     )
 }
 
+/// Puts the registers of hot-plug there too.
+fn map_hotplug(spaces: &AddressSpaces, hotplug: &Arc<Hotplug>) -> Result<(), bus::Overlap> {
+    let gpe = Arc::new(GpeRegisters(Arc::clone(hotplug)));
+    let (base, size) = (layout::GPE0_PORT.into(), layout::GPE0_LENGTH.into());
+    spaces.insert(RegionKind::Port, base, size, gpe)?;
+    let registers = Arc::new(HotplugRegisters(Arc::clone(hotplug)));
+    let base = layout::PCI_HOTPLUG_PORT.into();
+    let size = layout::PCI_HOTPLUG_LENGTH.into();
+    spaces.insert(RegionKind::Port, base, size, registers)
+}
+
 fn create_devices(
-    options: &Options,
+    (options, wanted): (&Options, &[DeviceOption]),
     registry: &Registry,
     restoring: Option<Mode>,
     preserved: Option<&Arc<FdTable>>,
@@ -491,7 +522,7 @@ fn create_devices(
 ) -> Result<Vec<MachineDevice>, HostError> {
     let mut backends = cli::Backends::new(&options.drives, &options.chardevs);
     let mut devices = Vec::new();
-    for option in &options.devices {
+    for option in wanted {
         let (plugin, device_type) = registry
             .device(&option.driver)
             .map_err(|e| option.error(e.to_string()))?;
@@ -501,7 +532,7 @@ fn create_devices(
             plugin,
             device_type,
             config,
-            address: option.address,
+            option,
             preserved: preserved.cloned(),
         };
         devices.push(

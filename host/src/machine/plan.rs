@@ -8,7 +8,7 @@ use baton_plugin_api::{BusClass, Config, DeviceType};
 
 use super::devices::name;
 use super::pci::{HostBridge, PciAddress, PciBus};
-use crate::cli::{Backends, Options};
+use crate::cli::{Backends, DeviceOption, Options};
 use crate::plugin::Registry;
 
 /// A device that a machine will have.
@@ -19,8 +19,12 @@ pub struct Planned<'a> {
     pub config: Config,
 }
 
-/// The devices of `options` in their order. Nothing is opened.
-pub fn plan<'a>(options: &Options, registry: &'a Registry) -> Result<Vec<Planned<'a>>, HostError> {
+/// These devices in their order, with the backends of `options`. Nothing is opened.
+pub fn plan<'a>(
+    options: &Options,
+    devices: &[DeviceOption],
+    registry: &'a Registry,
+) -> Result<Vec<Planned<'a>>, HostError> {
     let mut backends = Backends::new(&options.drives, &options.chardevs);
     let mut unnamed = BTreeMap::new();
     // Only its places are of interest; any function fills one.
@@ -31,7 +35,7 @@ pub fn plan<'a>(options: &Options, registry: &'a Registry) -> Result<Vec<Planned
         function: 0,
     });
     let mut planned = Vec::new();
-    for option in &options.devices {
+    for option in devices {
         let (_, device_type) = registry
             .device(&option.driver)
             .map_err(|e| option.error(e.to_string()))?;

@@ -10,8 +10,9 @@ use serde::{Deserialize, Serialize};
 
 use super::bus::BusDevice;
 use super::events::MachineEvent;
-use super::interrupts::Interrupts;
+use super::hotplug;
 use super::layout;
+use super::sci::{Sci, SciSource};
 
 const POWER_BUTTON: u16 = 1 << 8;
 const SLEEP_BUTTON: u16 = 1 << 9;
@@ -28,7 +29,7 @@ const TIMER_HZ: u128 = 3_579_545;
 /// The registers, and who hears of what the guest asks for.
 pub struct Power {
     state: Mutex<PowerState>,
-    interrupts: Arc<Interrupts>,
+    sci: Arc<Sci>,
     requests: Sender<MachineEvent>,
 }
 
@@ -61,17 +62,17 @@ impl PowerState {
 
 impl Power {
     /// Registers at power-on.
-    pub fn new(interrupts: Arc<Interrupts>, requests: Sender<MachineEvent>) -> Arc<Self> {
+    pub fn new(sci: Arc<Sci>, requests: Sender<MachineEvent>) -> Arc<Self> {
         Arc::new(Self {
             state: Mutex::new(PowerState::default()),
-            interrupts,
+            sci,
             requests,
         })
     }
 
     /// The section's name and versions.
     pub fn section() -> Section {
-        Section::new("acpi-pm", 1, 1)
+        Section::new("acpi-pm", 1, 1).subsection(hotplug::SUBSECTION, 1, 1)
     }
 
     /// What can change.
@@ -110,8 +111,8 @@ impl Power {
     }
 
     fn update(&self, state: &PowerState) {
-        self.interrupts
-            .set_line(layout::SCI, state.status & state.enable != 0);
+        self.sci
+            .set(SciSource::Fixed, state.status & state.enable != 0);
     }
 
     fn write_control(&self, state: &mut PowerState, value: u16) {

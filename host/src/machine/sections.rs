@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::controllers::{self, ClockState, ControllersState};
 use super::pci::ConfigPortsState;
 use super::power::{Power, PowerState};
-use super::{HostTime, Machine, MachineDevice, host_time};
+use super::{HostTime, Machine, MachineDevice, host_time, hotplug};
 use crate::vcpu::{self, Payload, Vcpu, VcpuState};
 
 /// The path of the machine's own sections.
@@ -41,6 +41,12 @@ pub fn sections() -> Vec<Section> {
 
 fn global_section() -> Section {
     Section::new("globalstate", 1, 1).subsection(host_time::SUBSECTION, 1, 1)
+}
+
+/// A subsection of [`Power::section`].
+fn hotplug_section() -> Section {
+    let name = format!("{}/{}", Power::section().name, hotplug::SUBSECTION);
+    Section::new(&name, 1, 1)
 }
 
 fn ports_section() -> Section {
@@ -102,6 +108,9 @@ impl Machine {
             &ClockState::save(vm)?,
         )?;
         put(out, &Power::section(), 0, &self.power.state())?;
+        if let Some(pending) = self.hotplug.state() {
+            put(out, &hotplug_section(), 0, &pending)?;
+        }
         put(out, &ports_section(), 0, &self.ports.state())?;
         self.devices.iter().try_for_each(|device| device.save(out))
     }
@@ -149,16 +158,19 @@ impl Machine {
         let clock: ClockState = get(state, &controllers::clock_section(), 0)?;
         let power: PowerState = get(state, &Power::section(), 0)?;
         let ports: ConfigPortsState = get(state, &ports_section(), 0)?;
+        let hotplug = get_if_present(state, &hotplug_section())?;
         self.routing_once(|| {
             by_priority(&self.devices, MachineDevice::loads)
                 .into_iter()
                 .try_for_each(|(device, section)| device.load(section, state))
         })?;
         self.power.load(power)?;
+        self.hotplug.load(hotplug)?;
         self.ports.load(ports);
         finish_load(pending)?;
         controllers.load(&self.around.vm)?;
         self.power.restore_line();
+        self.hotplug.restore_line();
         clock.load(&self.around.vm)?;
         Ok(global)
     }
@@ -256,6 +268,15 @@ fn get<T: DeserializeOwned>(
 ) -> Result<T, HostError> {
     let name = section_name(MACHINE, &section.name);
     Ok(state.take(&name, instance)?.decode()?)
+}
+
+fn get_if_present<T: DeserializeOwned>(
+    state: &mut StateImage,
+    section: &Section,
+) -> Result<Option<T>, HostError> {
+    let name = section_name(MACHINE, &section.name);
+    let found = state.take_if_present(&name, 0);
+    Ok(found.map(|found| found.decode()).transpose()?)
 }
 
 fn save_all(states: &[Payload], out: &mut SectionWriter<'_>) -> Result<(), HostError> {

@@ -11,6 +11,7 @@ use serde_json::{Map, Value};
 use super::error::QmpError;
 use super::qapi;
 use super::table;
+use crate::cli::DeviceOption;
 
 /// A command with its arguments, which fit its [`Spec`](super::table::Spec).
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -34,6 +35,12 @@ pub enum Command {
     QueryKvm,
     QueryDevices,
     QueryPlugins,
+    #[serde(rename = "device_add")]
+    DeviceAdd(#[serde(deserialize_with = "device")] Box<DeviceOption>),
+    #[serde(rename = "device_del")]
+    DeviceDel {
+        id: String,
+    },
     Stop,
     Cont,
     Quit,
@@ -117,6 +124,11 @@ fn no_postcopy<'de, D: Deserializer<'de>>(resume: D) -> Result<(), D::Error> {
             "Parameter 'resume' belongs to postcopy, which Baton does not have; leave it out",
         )),
     }
+}
+
+fn device<'de, D: Deserializer<'de>>(arguments: D) -> Result<Box<DeviceOption>, D::Error> {
+    let option = DeviceOption::from_arguments(Map::deserialize(arguments)?);
+    option.map(Box::new).map_err(D::Error::custom)
 }
 
 fn changes<'de, D: Deserializer<'de>>(arguments: D) -> Result<ParameterChanges, D::Error> {

@@ -35,6 +35,14 @@ impl QmpError {
         }
     }
 
+    /// There is no such device.
+    pub fn device_not_found(desc: impl Into<String>) -> Self {
+        Self {
+            class: ErrorClass::DeviceNotFound,
+            desc: desc.into(),
+        }
+    }
+
     pub(super) fn not_found(desc: impl Into<String>) -> Self {
         Self {
             class: ErrorClass::CommandNotFound,

@@ -52,7 +52,7 @@ fn every_command_is_understood_as_its_spec_says() {
             let wanted = |member: &Member| required(member) || member.name == optional.name;
             let arguments = sample_of(&spec.arguments, wanted);
             if let Err(text) = parse(spec.name, arguments) {
-                let own = ["Parameter '", "Capability '"];
+                let own = ["Parameter '", "Capability '", "Bus '"];
                 assert!(
                     own.iter().any(|own| text.starts_with(own)),
                     "{}: {text}",

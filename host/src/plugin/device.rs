@@ -16,7 +16,8 @@ pub type DeviceError = Error;
 
 /// A device, from `create` on.
 pub struct PluggedDevice {
-    device: PluginDevice,
+    /// Gone once the device has ended, while its place in the machine may still be known somewhere.
+    device: Option<PluginDevice>,
     bridge: Arc<Bridge>,
     device_type: DeviceType,
     id: String,
@@ -34,7 +35,7 @@ impl PluggedDevice {
             .root
             .create(&device_type.name, config, Arc::clone(&bridge))?;
         Ok(Self {
-            device,
+            device: Some(device),
             bridge,
             device_type: device_type.clone(),
             id: config.id.clone(),
@@ -53,7 +54,7 @@ impl PluggedDevice {
 
     /// Opens, maps, allocates; tells what the device turned out to be.
     pub fn realize(&mut self) -> Result<DeviceInfo, DeviceError> {
-        match self.device.call(&Request::Realize)? {
+        match self.plugin()?.call(&Request::Realize)? {
             Reply::Info(info) => Ok(info),
             other => Err(self.out_of_place(&other)),
         }
@@ -71,12 +72,12 @@ impl PluggedDevice {
 
     /// The guest is about to stop.
     pub fn settle(&mut self) -> Result<(), DeviceError> {
-        self.device.call_if_known(&Request::Settle).map(|_| ())
+        self.plugin()?.call_if_known(&Request::Settle).map(|_| ())
     }
 
     /// The guest has stopped.
     pub fn quiesce(&mut self) -> Result<Vec<QueueProgress>, DeviceError> {
-        match self.device.call(&Request::Quiesce)? {
+        match self.plugin()?.call(&Request::Quiesce)? {
             Reply::Quiesced { queues } => Ok(queues),
             other => Err(self.out_of_place(&other)),
         }
@@ -84,7 +85,7 @@ impl PluggedDevice {
 
     /// The state of a section; of a subsection that is not needed there is none.
     pub fn save(&mut self, section: &str) -> Result<Option<Vec<u8>>, DeviceError> {
-        match self.device.call(&Request::Save {
+        match self.plugin()?.call(&Request::Save {
             section: section.to_owned(),
         })? {
             Reply::Saved { data } => Ok(Some(data)),
@@ -105,7 +106,7 @@ impl PluggedDevice {
     /// What blocks `mode`: the type's static blockers, then the device's own.
     pub fn blockers(&mut self, mode: Mode) -> Result<Vec<Blocker>, DeviceError> {
         let mut blockers = self.device_type.blockers.clone();
-        match self.device.call_if_known(&Request::Blockers { mode })? {
+        match self.plugin()?.call_if_known(&Request::Blockers { mode })? {
             Some(Reply::Blockers(dynamic)) => blockers.extend(dynamic),
             Some(other) => return Err(self.out_of_place(&other)),
             None => {}
@@ -116,7 +117,7 @@ impl PluggedDevice {
 
     /// The descriptors to hand over in `mode`. One the descriptor does not declare is an error.
     pub fn fds(&mut self, mode: Mode) -> Result<Vec<Fd>, DeviceError> {
-        let fds = match self.device.call_if_known(&Request::Fds { mode })? {
+        let fds = match self.plugin()?.call_if_known(&Request::Fds { mode })? {
             Some(Reply::Fds(fds)) => fds,
             Some(other) => return Err(self.out_of_place(&other)),
             None => Vec::new(),
@@ -136,7 +137,7 @@ impl PluggedDevice {
 
     /// A migration went on.
     pub fn notify(&mut self, event: MigrationEvent) -> Result<(), DeviceError> {
-        self.device
+        self.plugin()?
             .call_if_known(&Request::Notify { event })
             .map(|_| ())
     }
@@ -144,13 +145,30 @@ impl PluggedDevice {
     /// Reads a register.
     #[inline]
     pub fn read(&mut self, region: u32, offset: u64, data: &mut [u8]) {
-        self.device.read(region, offset, data);
+        match &mut self.device {
+            Some(device) => device.read(region, offset, data),
+            None => data.fill(0xff),
+        }
     }
 
     /// Writes a register.
     #[inline]
     pub fn write(&mut self, region: u32, offset: u64, data: &[u8]) {
-        self.device.write(region, offset, data);
+        if let Some(device) = &mut self.device {
+            device.write(region, offset, data);
+        }
+    }
+
+    /// The device ends now, whoever still knows of it: it takes no more calls, reads as all ones and
+    /// ignores writes.
+    pub fn end(&mut self) {
+        self.bridge.close();
+        self.device = None;
+    }
+
+    fn plugin(&mut self) -> Result<&mut PluginDevice, DeviceError> {
+        let gone = || Error::state("The device is gone").in_device(&self.id);
+        self.device.as_mut().ok_or_else(gone)
     }
 
     /// The error of a device that is not what its type says.
@@ -163,7 +181,7 @@ impl PluggedDevice {
     }
 
     fn done(&mut self, request: &Request) -> Result<(), DeviceError> {
-        match self.device.call(request)? {
+        match self.plugin()?.call(request)? {
             Reply::Done => Ok(()),
             other => Err(self.out_of_place(&other)),
         }

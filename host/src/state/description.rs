@@ -99,7 +99,7 @@ pub(crate) fn dump(path: &Path, options: &Options, all: bool) -> Result<(), Host
         let types = registry.devices();
         types.map(|(_, found)| describe(None, found)).collect()
     } else {
-        machine::plan(options, &registry)?
+        machine::plan(options, &options.devices, &registry)?
             .into_iter()
             .map(|planned| describe(Some(planned.config.id), planned.device_type))
             .collect()

@@ -33,6 +33,7 @@ pub fn rehearse(options: &Options, inherited: &Inherited) -> Result<(), HostErro
     let fds = Arc::new(inherited.table()?);
     let machine = Machine::build(
         options,
+        &options.devices,
         &registry,
         Origin::HandedOver(Mode::CprExec, &fds, &handoff.fingerprint),
         &events,
@@ -168,12 +169,8 @@ impl Succession {
         compare(&vm.options, &handoff.fingerprint)?;
         fault(&self.inherited, "build")?;
         let fds = Arc::new(inherited.table()?);
-        let machine = Machine::build(
-            &vm.options,
-            &vm.registry,
-            Origin::HandedOver(Mode::CprExec, &fds, &handoff.fingerprint),
-            &vm.requests,
-        )?;
+        let origin = Origin::HandedOver(Mode::CprExec, &fds, &handoff.fingerprint);
+        let machine = vm.build(origin)?;
         fds.all_claimed()?;
         vm.state().machine = Some(machine);
         Ok(Ready {

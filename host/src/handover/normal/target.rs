@@ -94,7 +94,7 @@ impl IncomingHost for Target {
             .into());
         }
         let origin = Origin::Copied(source);
-        let machine = Machine::build(&vm.options, &vm.registry, origin, &vm.requests)?;
+        let machine = vm.build(origin)?;
         check_only_migratable(&vm.options, Some(&machine))?;
         machine.ram().clear()?;
         memory::warm_program();
@@ -123,7 +123,7 @@ impl IncomingHost for Target {
         let started = if runs { machine.start() } else { Ok(()) };
         state.machine = Some(machine);
         // Clients are told next that it has ended, and may want another.
-        state.migrating = false;
+        state.migration_over();
         if let Err(error) = started {
             // Some vCPU may have run.
             state.runstate = RunState::InternalError;
@@ -143,7 +143,7 @@ impl IncomingHost for Target {
         tracing::error!("the guest did not come: {reason}");
         self.machine = None;
         let mut state = self.vm.state();
-        state.migrating = false;
+        state.migration_over();
         if state.runstate != RunState::InternalError {
             state.machine = None;
         }

@@ -8,9 +8,10 @@ use acpi_tables::aml::{
 use acpi_tables::sdt::Sdt;
 
 use super::fadt::{PM_TIMER_LENGTH, PM1_CONTROL_LENGTH, PM1_EVENT_LENGTH};
-use super::{AcpiInput, Error, OEM_ID, OEM_REVISION, OEM_TABLE_ID, devices, pci};
+use super::{AcpiInput, Error, OEM_ID, OEM_REVISION, OEM_TABLE_ID, devices, hotplug, pci};
 use crate::machine::layout::{
-    ECAM_SIZE, ECAM_START, PM_TIMER_PORT, PM1_CONTROL_PORT, PM1_EVENT_PORT, SLEEP_TYPE_S5,
+    ECAM_SIZE, ECAM_START, GPE0_LENGTH, GPE0_PORT, PCI_HOTPLUG_LENGTH, PCI_HOTPLUG_PORT,
+    PM_TIMER_PORT, PM1_CONTROL_PORT, PM1_EVENT_PORT, SLEEP_TYPE_S5,
 };
 
 /// From 2 on integers have 64 bits.
@@ -26,6 +27,7 @@ pub(super) fn dsdt(input: &AcpiInput<'_>) -> Result<Sdt, Error> {
     devices.extend(devices::devices(input.devices)?);
 
     let mut body = Scope::raw("_SB_".into(), devices);
+    body.extend(hotplug::events());
     Name::new("_S5_".into(), &sleep(SLEEP_TYPE_S5)).to_aml_bytes(&mut body);
     let mut dsdt = Sdt::new(*b"DSDT", 36, REVISION, OEM_ID, OEM_TABLE_ID, OEM_REVISION);
     dsdt.append_slice(&body);
@@ -60,6 +62,8 @@ fn motherboard() -> Vec<u8> {
                     &ports(PM1_EVENT_PORT, PM1_EVENT_LENGTH),
                     &ports(PM1_CONTROL_PORT, PM1_CONTROL_LENGTH),
                     &ports(PM_TIMER_PORT, PM_TIMER_LENGTH),
+                    &ports(GPE0_PORT, GPE0_LENGTH),
+                    &ports(PCI_HOTPLUG_PORT, PCI_HOTPLUG_LENGTH),
                 ]),
             ),
         ],

@@ -5,7 +5,8 @@ use acpi_tables::gas::{AccessSize, AddressSpace, GAS};
 
 use super::{OEM_ID, OEM_REVISION, OEM_TABLE_ID};
 use crate::machine::layout::{
-    PM_TIMER_PORT, PM1_CONTROL_PORT, PM1_EVENT_PORT, RESET_PORT, RESET_VALUE, SCI,
+    GPE0_LENGTH, GPE0_PORT, PM_TIMER_PORT, PM1_CONTROL_PORT, PM1_EVENT_PORT, RESET_PORT,
+    RESET_VALUE, SCI,
 };
 
 /// Bytes of the PM1 event block: status, then enable, of 16 bits each.
@@ -53,6 +54,10 @@ pub(super) fn fadt(facs: u64, dsdt: u64) -> FADT {
     fadt.x_pm1a_evt_blk = port(PM1_EVENT_PORT, PM1_EVENT_LENGTH, AccessSize::WordAccess);
     fadt.x_pm1a_cnt_blk = port(PM1_CONTROL_PORT, PM1_CONTROL_LENGTH, AccessSize::WordAccess);
     fadt.x_pm_tmr_blk = port(PM_TIMER_PORT, PM_TIMER_LENGTH, AccessSize::DwordAccess);
+
+    fadt.gpe0_blk = u32::from(GPE0_PORT).into();
+    fadt.gpe0_blk_len = GPE0_LENGTH;
+    fadt.x_gpe0_blk = port(GPE0_PORT, GPE0_LENGTH, AccessSize::ByteAccess);
 
     fadt.p_lvl2_lat = NO_C2.into();
     fadt.p_lvl3_lat = NO_C3.into();

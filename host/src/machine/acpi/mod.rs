@@ -8,6 +8,7 @@
 mod devices;
 mod dsdt;
 mod fadt;
+mod hotplug;
 mod madt;
 mod pci;
 #[cfg(test)]

@@ -8,6 +8,7 @@ use acpi_tables::aml::{
     IO, If, Local, Method, Name, NotEqual, Or, Path, ResourceTemplate, Return, Store, Uuid,
 };
 
+use super::hotplug;
 use crate::machine::layout::{
     ECAM_LAST_BUS, MMIO32_SIZE, MMIO32_START, PORT_WINDOW_SIZE, PORT_WINDOW_START,
 };
@@ -15,10 +16,10 @@ use crate::machine::layout::{
 /// Configuration mechanism 1, which the bridge decodes itself: 0xcf8 to 0xcff.
 const CONFIG_PORTS: u16 = 0xcf8;
 
-/// What of PCI Express the operating system may control natively (PCI Firmware 3.3 table 4-5):
-/// hot-plug, power management events, error reporting, the capability structure. SHPC hot-plug is
-/// not there.
-const NATIVE: u32 = 1 << 0 | 1 << 2 | 1 << 3 | 1 << 4;
+/// What of PCI Express the operating system may control natively (PCI Firmware 3.3 table 4-5): power
+/// management events, error reporting, the capability structure. Hot-plug is ACPI's, and SHPC is not
+/// there.
+const NATIVE: u32 = 1 << 2 | 1 << 3 | 1 << 4;
 /// `_OSC` status: the UUID is not known.
 const UNRECOGNIZED_UUID: u32 = 1 << 2;
 /// `_OSC` status: the revision is not known.
@@ -66,6 +67,7 @@ pub(super) fn host_bridge(mmio64: &Range<u64>) -> Vec<u8> {
             &Name::new("_BBN".into(), &0u8),
             &Name::new("_CRS".into(), &ResourceTemplate::new(resources)),
             &Capabilities,
+            &hotplug::Slots,
         ],
     )
     .to_aml_bytes(&mut bytes);

@@ -91,6 +91,28 @@ impl PciBus {
             .insert(at, function);
     }
 
+    /// Takes the functions of a slot away; whether there was one.
+    pub fn remove_slot(&self, slot: u8) -> bool {
+        let mut functions = self
+            .functions
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        let gone: Vec<_> = functions.extract_if(.., |at, _| at.slot == slot).collect();
+        drop(functions);
+        !gone.is_empty()
+    }
+
+    /// Takes a function away, if it is there.
+    pub fn remove(&self, at: PciAddress) {
+        let mut functions = self
+            .functions
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        let gone = functions.remove(&at);
+        drop(functions);
+        drop(gone);
+    }
+
     /// Takes every function away.
     pub fn clear(&self) {
         let mut functions = self

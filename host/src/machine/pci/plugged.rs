@@ -20,6 +20,7 @@ use crate::plugin::{Bridge, DeviceBridge, PluggedDevice};
 /// A PCI function in a plugin.
 pub struct PluggedPci {
     device: Mutex<PluggedDevice>,
+    wires: Arc<Wires>,
     machine: Surroundings,
     running: Mutex<bool>,
 }
@@ -133,6 +134,7 @@ impl PluggedPci {
         }
         let this = Arc::new(Self {
             device: Mutex::new(device),
+            wires: Arc::clone(&wires),
             machine: machine.clone(),
             running: Mutex::new(false),
         });
@@ -172,6 +174,23 @@ impl PluggedPci {
             self.lock().quiesce()?;
         }
         Ok(())
+    }
+
+    /// The function goes, while the guest may run: nothing of it is left on any bus, and its plugin's
+    /// device has ended.
+    pub fn unplug(&self) {
+        if let Err(e) = self.quiesce() {
+            tracing::warn!("while it was unplugged: {e}");
+        }
+        self.lock().end();
+        let mut told = self.wires.lock();
+        let bars = BarMap::new(Arc::clone(&self.machine.spaces));
+        let gone = (
+            std::mem::replace(&mut told.bars, bars),
+            std::mem::take(&mut told.vectors),
+        );
+        drop(told);
+        drop(gone);
     }
 
     /// Back to power-on; the guest does not run.

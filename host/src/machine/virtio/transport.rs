@@ -243,6 +243,22 @@ impl VirtioPci {
         }
     }
 
+    /// The device goes, while the guest may run: nothing of it is left on any bus, and its plugin's
+    /// device has ended.
+    pub fn unplug(&self) {
+        let mut inner = self.lock();
+        inner.running = false;
+        if let Err(e) = inner.stop_backend() {
+            tracing::warn!(device = self.id, "while it was unplugged: {e}");
+        }
+        // Without decoding and without vectors.
+        inner.config.reset();
+        inner.msix.reset();
+        inner.registers = CommonRegisters::reset();
+        self.after_config_write(&mut inner);
+        inner.device.end();
+    }
+
     /// Back to power-on; the guest does not run.
     pub fn reset(&self) -> Result<()> {
         let mut inner = self.lock();

@@ -59,8 +59,8 @@ pub fn check_members(
         })?;
     let unknown = |name: &&String| of.in_effect(members).all(|known| known.name != *name);
     match members.keys().find(unknown) {
-        Some(name) => Err(format!("Parameter '{prefix}{name}' is unexpected")),
-        None => Ok(()),
+        Some(name) if !of.open => Err(format!("Parameter '{prefix}{name}' is unexpected")),
+        _ => Ok(()),
     }
 }
 

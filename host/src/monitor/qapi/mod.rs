@@ -65,6 +65,8 @@ pub struct Object {
     pub members: &'static [Member],
     /// Further ones, if it is a union.
     pub variants: Option<Variants>,
+    /// Whether there may be any others, too, which somebody else checks.
+    pub open: bool,
 }
 
 /// What a union's further members depend on.
@@ -110,6 +112,7 @@ impl Object {
             name,
             members,
             variants: None,
+            open: false,
         }
     }
 
@@ -125,6 +128,7 @@ impl Object {
             name,
             members,
             variants,
+            open: false,
         }
     }
 }

@@ -1,8 +1,8 @@
-//! The events: QEMU's `qapi/run-state.json` and `migration.json`.
+//! The events: QEMU's `qapi/run-state.json`, `qdev.json` and `migration.json`.
 
 use super::Event;
 use super::migration::STATUS;
-use crate::monitor::qapi::Type::{self, Bool, Int};
+use crate::monitor::qapi::Type::{self, Bool, Int, Str};
 use crate::monitor::qapi::{Enum, Member};
 
 pub(super) static EVENTS: &[Event] = &[
@@ -18,6 +18,16 @@ pub(super) static EVENTS: &[Event] = &[
         Member::required("reason", Type::Enum(&SHUTDOWN_CAUSE), ""),
     ]),
     Event::new(
+        "DEVICE_DELETED",
+        "A device is gone, after `device_del` or by the guest",
+    )
+    .has(DEVICE),
+    Event::new(
+        "DEVICE_UNPLUG_GUEST_ERROR",
+        "The guest cannot let go of a device",
+    )
+    .has(DEVICE),
+    Event::new(
         "MIGRATION",
         "A migration's status has changed; with capability `events`",
     )
@@ -27,6 +37,11 @@ pub(super) static EVENTS: &[Event] = &[
         "A round of copying RAM begins; with capability `events`",
     )
     .has(&[Member::required("pass", Int, "which")]),
+];
+
+const DEVICE: &[Member] = &[
+    Member::optional("device", Str, "its id, if it was given one"),
+    Member::required("path", Str, "its place in QEMU's tree of objects"),
 ];
 
 static SHUTDOWN_CAUSE: Enum = Enum {

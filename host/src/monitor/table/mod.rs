@@ -22,6 +22,7 @@
 //! An event needs a row of [`events::EVENTS`], and step 4.
 
 mod control;
+mod device;
 #[cfg(test)]
 mod docs;
 mod events;
@@ -76,6 +77,24 @@ impl Spec {
     #[must_use]
     pub const fn takes_all(self, of: &Object) -> Self {
         let arguments = Object::new(of.name, of.members);
+        Self { arguments, ..self }
+    }
+
+    /// The same with any other arguments, which the command itself checks: QAPI's `'gen': false`.
+    #[must_use]
+    pub const fn takes_more(self) -> Self {
+        let Object {
+            name,
+            members,
+            variants,
+            ..
+        } = self.arguments;
+        let arguments = Object {
+            name,
+            members,
+            variants,
+            open: true,
+        };
         Self { arguments, ..self }
     }
 
@@ -137,6 +156,7 @@ static TABLES: &[(&str, &[Spec])] = &[
     ("The monitor", monitor::COMMANDS),
     ("Queries", query::COMMANDS),
     ("The guest's run", control::COMMANDS),
+    ("Devices that come and go", device::COMMANDS),
     ("Migration", migration::COMMANDS),
 ];
 

@@ -1,7 +1,7 @@
 //! Queries about the VM: QEMU's `qapi/machine.json`, `run-state.json` and `misc.json`.
 
 use super::Spec;
-use crate::monitor::qapi::Type::{self, Bool, List, Str};
+use crate::monitor::qapi::Type::{self, Any, Bool, List, Str};
 use crate::monitor::qapi::{Enum, Member, Object};
 
 pub(super) static COMMANDS: &[Spec] = &[
@@ -67,6 +67,13 @@ static DEVICE: Object = Object::new(
         Member::required("address", Str, "where on the bus it is"),
         Member::required("failed", Bool, "whether it has stopped working"),
         Member::optional("reason", Str, "why it has failed"),
+        Member::required("hotplugged", Bool, "whether it came by `device_add`"),
+        Member::required(
+            "arguments",
+            Any,
+            "an object: the arguments of the `device_add`, or of the JSON `-device`, that makes the \
+             same device in the same place",
+        ),
     ],
 );
 
