@@ -1,4 +1,6 @@
 //! The side the guest leaves.
+// Giving way to the guest is a system call without a safe wrapper.
+#![allow(unsafe_code)]
 
 use std::sync::Arc;
 
@@ -8,6 +10,7 @@ use baton_migration::fingerprint::MachineFingerprint;
 use baton_migration::handover::{OutgoingFd, SourceHost};
 use baton_migration::stream::SectionWriter;
 use baton_migration::{HostError, MigrationEvent, Mode};
+use nix::errno::Errno;
 
 use crate::machine::events::MachineEvent;
 use crate::machine::{GlobalState, HostTime, Machine};
@@ -177,7 +180,31 @@ impl SourceHost for Source {
             state.kept_in = self.kept_in.take();
             state.machine.take()
         };
-        // Unmapping much memory takes a while; nobody needs to wait for it.
-        drop(machine);
+        // Unmapping much memory takes a while, and the guest, which runs elsewhere, goes first. A
+        // thread that cannot be started lets go of the machine at once.
+        let teardown = std::thread::Builder::new()
+            .name("teardown".into())
+            .spawn(move || {
+                give_way();
+                drop(machine);
+            });
+        if let Ok(teardown) = teardown
+            && teardown.join().is_err()
+        {
+            tracing::error!("the machine that was given away did not end well");
+        }
     }
 }
+
+/// What this thread still does is less urgent than all else.
+fn give_way() {
+    // SAFETY: changes the calling thread's niceness and nothing else (sched(7): on Linux it is a
+    // thread's).
+    let given = unsafe { nix::libc::setpriority(nix::libc::PRIO_PROCESS, 0, LEAST) };
+    if given != 0 {
+        tracing::debug!("the thread keeps its priority: {}", Errno::last());
+    }
+}
+
+/// The highest niceness there is.
+const LEAST: i32 = 19;

@@ -152,7 +152,11 @@ impl TargetHost for Target {
                 return Err(e.into());
             }
         };
-        let result = if runs { machine.start() } else { Ok(()) };
+        let result = if runs { machine.enter() } else { Ok(()) };
+        if runs && result.is_ok() {
+            started.entered();
+            machine.start_devices();
+        }
         state.machine = Some(machine);
         // Clients are told next that it has ended, and may want another.
         state.migration_over();

@@ -31,6 +31,7 @@ use std::fs::File;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
+use std::time::{Duration, Instant};
 
 use baton_migration::HostError;
 use baton_migration::fds::{FdKey, FdTable};
@@ -70,6 +71,10 @@ pub use sections::{GlobalState, MACHINE, sections};
 const BOOT: &str = "boot";
 const KERNEL: &str = "kernel";
 const INITRD: &str = "initrd";
+
+/// How long the devices' start waits for the vCPUs' threads. With fewer CPUs than vCPUs a thread may
+/// get its turn only after another has run the guest for a while.
+const ENTRY: Duration = Duration::from_millis(2);
 
 /// A machine, built and stopped at first.
 pub struct Machine {
@@ -269,18 +274,41 @@ impl Machine {
         Ok(())
     }
 
-    /// The guest runs. The vCPUs enter it first: a notification that comes before its device is up
-    /// waits in an eventfd, and a device that fails to start is that device's failure alone.
+    /// The guest runs: [`Self::enter`], then [`Self::start_devices`].
     pub fn start(&self) -> Result<(), HostError> {
+        self.enter()?;
+        self.start_devices();
+        Ok(())
+    }
+
+    /// The vCPUs enter the guest, before the devices start: a notification that comes before its
+    /// device is up waits in an eventfd.
+    ///
+    /// Waits for the vCPUs' threads to get there. That is what ends a blackout, and a thread that
+    /// waits leaves its CPU to the one it woke, which a scheduler may have put behind it.
+    pub fn enter(&self) -> Result<(), HostError> {
+        let (entering, entered) = std::sync::mpsc::channel();
         for vcpu in &self.vcpus {
-            vcpu.run()?;
+            vcpu.run(entering.clone())?;
         }
+        drop(entering);
+        let deadline = Instant::now() + ENTRY;
+        for _ in &self.vcpus {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if entered.recv_timeout(left).is_err() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// The devices start. One that fails to is that device's failure alone.
+    pub fn start_devices(&self) {
         for device in &self.devices {
             if let Err(e) = device.start() {
                 self.around.failures.add(device.id(), &e.message);
             }
         }
-        Ok(())
     }
 
     /// The guest is about to stop, and runs meanwhile: the virtio backends stop first, so that a

@@ -83,7 +83,8 @@ const STOP: u8 = 1;
 const STOP_AND_SAVE: u8 = 2;
 
 enum Order {
-    Run,
+    /// Run the guest, and say so just before.
+    Run(Sender<()>),
     Save(Sender<Result<Payload, VcpuError>>),
     Load(SectionData, Sender<Result<(), VcpuError>>),
     /// Run this on the vCPU's descriptor.
@@ -183,10 +184,12 @@ impl Vcpu {
         self.id
     }
 
-    /// Lets a stopped vCPU run.
-    pub fn run(&self) -> Result<(), VcpuError> {
+    /// Lets a stopped vCPU run; it says to `entering` when its thread is about to enter the guest.
+    pub fn run(&self, entering: Sender<()>) -> Result<(), VcpuError> {
         self.stop.store(GO_ON, Ordering::SeqCst);
-        self.orders.send(Order::Run).map_err(|_| VcpuError::Gone)
+        self.orders
+            .send(Order::Run(entering))
+            .map_err(|_| VcpuError::Gone)
     }
 
     /// Calls a running vCPU out of the guest; [`Self::wait_stopped`] follows. With `save` the thread
@@ -295,7 +298,10 @@ impl Body {
         // An answer that nobody waits for any more is dropped.
         while let Ok(order) = self.inbox.recv() {
             match order {
-                Order::Run => {
+                Order::Run(entering) => {
+                    // Whoever does not want to know is gone.
+                    let _ = entering.send(());
+                    drop(entering);
                     self.run();
                     self.finish_last_exit();
                     let save = self.stop.load(Ordering::SeqCst) == STOP_AND_SAVE;

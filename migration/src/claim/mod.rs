@@ -117,7 +117,17 @@ impl Reclaimed {
 /// Proof that the target, and nobody else, may run the guest.
 #[derive(Debug)]
 #[must_use = "it stands for the right to enter the guest"]
-pub struct Started(());
+pub struct Started {
+    page: Arc<Page>,
+}
+
+impl Started {
+    /// Notes that the vCPUs enter the guest now, where that is later than the claim. Before the source
+    /// is told that the guest was started, since it reads the times then.
+    pub fn entered(&self) {
+        self.page.stamp(Moment::FirstRun);
+    }
+}
 
 /// The source's side of the claim.
 #[derive(Debug)]
@@ -197,10 +207,10 @@ impl TargetClaim {
     pub fn start(self) -> Result<Started, SourceReclaimed> {
         // Noted first: once the word says STARTED, the source may read the time.
         self.page.stamp(Moment::FirstRun);
-        self.page
-            .leave(ClaimState::Started)
-            .map(|()| Started(()))
-            .map_err(SourceReclaimed)
+        match self.page.leave(ClaimState::Started) {
+            Ok(()) => Ok(Started { page: self.page }),
+            Err(state) => Err(SourceReclaimed(state)),
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 use std::fs::File;
 use std::os::fd::AsFd;
 use std::sync::Barrier;
+use std::time::{Duration, Instant};
 
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
@@ -180,6 +181,29 @@ fn the_blackout_is_known_once_the_target_has_started_and_its_parts_add_up() {
     // Each part is rounded down by less than a microsecond.
     assert!(sum <= total_us && total_us <= sum + 5, "{sum} {total_us}");
     assert_eq!(watch.blackout(), source.blackout());
+}
+
+#[test]
+fn the_blackout_goes_on_until_the_vcpus_enter_the_guest() {
+    let (source, target, watch) = both();
+    for moment in [Moment::Stop, Moment::Quiesced, Moment::Saved] {
+        source.stamp(moment);
+    }
+    watch.stamp(Moment::Received);
+    watch.stamp(Moment::Loaded);
+    let started = target.start().unwrap();
+    let claimed = source.blackout().unwrap();
+    let later = Instant::now() + Duration::from_millis(2);
+    while Instant::now() < later {
+        std::hint::spin_loop();
+    }
+    started.entered();
+    let entered = source.blackout().unwrap();
+    assert!(
+        entered.total_us >= claimed.total_us + 2000,
+        "{claimed:?} {entered:?}"
+    );
+    assert_eq!(entered.load_us, claimed.load_us);
 }
 
 #[test]
