@@ -31,6 +31,7 @@ mod device;
 mod error;
 mod host;
 mod log;
+mod stream;
 mod thread;
 mod worker;
 
@@ -45,6 +46,7 @@ pub use error::{Error, ErrorKind, Result};
 pub use host::{Chardev, Host};
 pub use memory::GuestRam;
 pub use migration::{Blocker, Fd, FdDeclaration, MigrationEvent, Mode, Section, Subsection};
+pub use stream::{Direction, Stream};
 pub use thread::{DeviceThread, Readiness, Waiter, Watch};
 pub use worker::{QueueHandler, Worker};
 

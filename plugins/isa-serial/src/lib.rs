@@ -7,7 +7,6 @@
 mod output;
 mod port;
 mod state;
-mod stream;
 mod uart;
 
 #[cfg(test)]
@@ -17,14 +16,14 @@ use std::sync::Arc;
 
 use baton_plugin_api::bus::{AcpiDevice, Region, RegionKind};
 use baton_plugin_api::{
-    BusClass, Chardev, Config, Device, DeviceThread, DeviceType, Error, GuestRam, Host,
-    PlatformDevice, PlatformInfo, Property, PropertyKind, Result, Section, no_such_section, wire,
+    BusClass, Chardev, Config, Device, DeviceThread, DeviceType, Direction, Error, GuestRam, Host,
+    PlatformDevice, PlatformInfo, Property, PropertyKind, Result, Section, Stream, no_such_section,
+    wire,
 };
 
 use output::Output;
 use port::Port;
 use state::{SerialSection, UnsentSection};
-use stream::{Direction, Stream};
 
 baton_plugin_api::export_plugin! {
     description: "A serial port: 16550A UART",

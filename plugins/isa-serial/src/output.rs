@@ -4,9 +4,8 @@ use std::collections::VecDeque;
 use std::io::ErrorKind;
 use std::sync::Arc;
 
-use baton_plugin_api::Host;
+use baton_plugin_api::{Host, Stream};
 
-use crate::stream::Stream;
 
 /// How much output waits for a reader, in bytes. More is dropped, since the guest is not stopped.
 pub(crate) const UNSENT_MAX: usize = 64 << 10;

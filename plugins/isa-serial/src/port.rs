@@ -5,12 +5,11 @@ use std::io::ErrorKind;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use baton_plugin_api::vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
-use baton_plugin_api::{Error, Readiness, Result, Waiter};
+use baton_plugin_api::{Error, Readiness, Result, Stream, Waiter};
 
 use crate::PORTS;
 use crate::output::Output;
 use crate::state::SerialSection;
-use crate::stream::Stream;
 use crate::uart::{FIFO, Uart};
 
 /// How much room there must be again before the thread is woken to look for input: a system call

@@ -4,7 +4,7 @@
 //! it is not made non-blocking: that would change it under them, and stay when the VMM is gone.
 
 use std::io::{self, ErrorKind};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl, open};
@@ -15,13 +15,15 @@ use nix::unistd;
 
 /// Which way a descriptor is used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Direction {
+pub enum Direction {
+    /// It is read.
     Input,
+    /// It is written.
     Output,
 }
 
-/// A descriptor that is never waited for.
-pub(crate) struct Stream {
+/// A descriptor that is never waited for. Any thread may use it.
+pub struct Stream {
     fd: OwnedFd,
     how: How,
 }
@@ -40,7 +42,7 @@ enum How {
 
 impl Stream {
     /// Looks at `fd` and chooses how to use it.
-    pub(crate) fn new(fd: OwnedFd, direction: Direction) -> io::Result<Self> {
+    pub fn new(fd: OwnedFd, direction: Direction) -> io::Result<Self> {
         let stat = fstat(&fd)?;
         let kind = SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT;
         if kind == SFlag::S_IFREG || kind == SFlag::S_IFBLK {
@@ -69,12 +71,12 @@ impl Stream {
     }
 
     /// Whether writes are complete when they return, so that nothing ever has to wait.
-    pub(crate) fn is_file(&self) -> bool {
+    pub fn is_file(&self) -> bool {
         self.how == How::File
     }
 
     /// Reads; 0 at the end, `WouldBlock` if there is nothing now.
-    pub(crate) fn read(&self, into: &mut [u8]) -> io::Result<usize> {
+    pub fn read(&self, into: &mut [u8]) -> io::Result<usize> {
         retried(|| match self.how {
             How::File | How::NonBlocking => unistd::read(&self.fd, into),
             How::Socket => recv(self.fd.as_raw_fd(), into, MsgFlags::MSG_DONTWAIT),
@@ -86,7 +88,7 @@ impl Stream {
     }
 
     /// Writes as much as is taken now; `WouldBlock` if that is nothing.
-    pub(crate) fn write(&self, bytes: &[u8]) -> io::Result<usize> {
+    pub fn write(&self, bytes: &[u8]) -> io::Result<usize> {
         let written = retried(|| match self.how {
             How::File | How::NonBlocking => unistd::write(&self.fd, bytes),
             How::Socket => {
@@ -113,6 +115,12 @@ impl Stream {
             0 => Err(Errno::EAGAIN),
             _ => Ok(()),
         }
+    }
+}
+
+impl AsFd for Stream {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
     }
 }
 
