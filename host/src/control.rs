@@ -8,6 +8,7 @@ use baton_migration::{HostError, error_chain};
 use serde_json::{Value, json};
 
 use crate::blockers;
+use crate::chardev::qapi;
 use crate::handover;
 use crate::hotplug::PlugError;
 use crate::machine::events::MachineEvent;
@@ -80,6 +81,22 @@ impl Control for VmControl {
                 Ok(Value::Object(vm.state().settings.parameters.report()))
             }
             Command::QueryMigrateCapabilities => Ok(capabilities(vm)),
+            Command::QueryChardev => Ok(json!(vm.chardevs.query())),
+            Command::QueryChardevBackends => Ok(json!(qapi::backends())),
+            Command::ChardevAdd { id, backend } => answer(qapi::add(&vm.chardevs, &id, backend)),
+            Command::ChardevRemove { id } => done(vm.chardevs.remove(&id).map_err(Into::into)),
+            Command::RingbufRead {
+                device,
+                size,
+                format,
+            } => answer(qapi::ringbuf_read(&vm.chardevs, &device, size, format)),
+            Command::RingbufWrite {
+                device,
+                data,
+                format,
+            } => {
+                done(qapi::ringbuf_write(&vm.chardevs, &device, &data, format).map_err(Into::into))
+            }
             Command::QueryMigrate => query_migrate(vm),
             Command::QueryMigratable { mode } => {
                 blockers::report(vm, mode).map_err(|e| QmpError::generic(error_chain(&*e)))
@@ -123,6 +140,10 @@ fn plugged(result: Result<(), PlugError>) -> Result<Value, QmpError> {
         Err(e @ PlugError::NotFound(_)) => Err(QmpError::device_not_found(e.to_string())),
         Err(e) => Err(QmpError::generic(e.to_string())),
     }
+}
+
+fn answer<T: serde::Serialize>(result: Result<T, String>) -> Result<Value, QmpError> {
+    result.map(|value| json!(value)).map_err(QmpError::generic)
 }
 
 fn done(result: Result<(), baton_migration::HostError>) -> Result<Value, QmpError> {

@@ -2,9 +2,10 @@
 // Descriptors of libraries that do not implement `AsFd` are borrowed by number here.
 #![allow(unsafe_code)]
 
-use std::os::fd::{BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::{SockFlag, accept4};
 
 /// Whether reading `fd`, which the caller keeps open, would not block now.
 pub(crate) fn readable(fd: RawFd) -> bool {
@@ -18,6 +19,13 @@ pub(crate) fn readable(fd: RawFd) -> bool {
 pub(crate) fn duplicate(fd: RawFd) -> std::io::Result<OwnedFd> {
     // SAFETY: the caller keeps it open for this call.
     unsafe { BorrowedFd::borrow_raw(fd) }.try_clone_to_owned()
+}
+
+/// The next client of a listening socket, whatever its family; closed on exec.
+pub(crate) fn accept(listener: impl AsFd) -> nix::Result<OwnedFd> {
+    let fd = accept4(listener.as_fd().as_raw_fd(), SockFlag::SOCK_CLOEXEC)?;
+    // SAFETY: the kernel has just made it, for the caller.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
 /// A duplicate of the inherited descriptor whose number is `text`.

@@ -63,7 +63,8 @@ impl Vm {
         let Some(machine) = &mut state.machine else {
             return self.announce(&mut state, option);
         };
-        let mut backends = Backends::new(&self.options.drives, &self.options.chardevs);
+        let chardevs = self.chardevs.configs();
+        let mut backends = Backends::new(&self.options.drives, &chardevs);
         for device in machine.devices() {
             // It is created already; this notes what it is connected to.
             let _ = backends.configure(device.device_type(), device.option());

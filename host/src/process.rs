@@ -14,6 +14,7 @@ use baton_migration::{HostError, error_chain};
 use nix::sys::signal::{SigSet, Signal};
 
 use crate::blockers::check_only_migratable;
+use crate::chardev::restore_terminal;
 use crate::cli::{self, Invocation, Options};
 use crate::control::{serve_monitors, start_monitors};
 use crate::exec::{self, Inherited, Purpose};
@@ -46,6 +47,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Ok(Some(inherited)) => succeed(arguments, inherited),
         Err(e) => Err(e),
     };
+    restore_terminal();
     outcome.unwrap_or_else(|e| {
         eprintln!("baton: {}", one_line(&*e));
         ExitCode::from(failure)
@@ -157,12 +159,14 @@ fn run_guest(options: Options, succession: &mut Option<Succession>) -> Result<()
             take_guest(&vm, handover, main)?;
         }
     } else if let Some(incoming) = &vm.options.incoming {
+        vm.open_chardevs()?;
         start_monitors(&vm)?;
         SERVING.store(true, Ordering::SeqCst);
         if let Some(main) = &incoming.main {
             handover::arrive(&vm, main, true)?;
         }
     } else {
+        vm.open_chardevs()?;
         vm.power_on()?;
         start_monitors(&vm)?;
         SERVING.store(true, Ordering::SeqCst);
@@ -172,6 +176,7 @@ fn run_guest(options: Options, succession: &mut Option<Succession>) -> Result<()
         }
     }
     let outcome = serve(&vm, &inbox);
+    vm.chardevs.finish();
     if let Some(monitor) = vm.take_monitor() {
         monitor.shutdown(FLUSH);
     }
@@ -274,6 +279,7 @@ fn watch_signals(requests: Sender<MachineEvent>) -> Result<(), HostError> {
         .spawn(move || {
             while let Ok(signal) = signals.wait() {
                 if !SERVING.load(Ordering::SeqCst) {
+                    restore_terminal();
                     eprintln!("baton: ended by {signal} before the guest ran here");
                     std::process::exit(1);
                 }

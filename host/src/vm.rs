@@ -4,13 +4,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use baton_migration::HostError;
 use baton_migration::blockers::Blockers;
+use baton_migration::fds::FdTable;
+use baton_migration::fingerprint::MachineFingerprint;
 use baton_migration::handover::TargetHandover;
 use baton_migration::settings::{Capability, ParameterChanges, Settings};
 use baton_migration::status::{MigrationStatus, Tracker};
+use baton_migration::{HostError, Mode};
 
 use crate::blockers;
+use crate::chardev::Chardevs;
 use crate::cli::{DeviceOption, Options};
 use crate::machine::events::MachineEvent;
 use crate::machine::{Machine, MachineDevice, Origin};
@@ -31,6 +34,8 @@ pub struct Vm {
     pub tracker: Arc<Tracker>,
     /// What the machine itself knows to block migrations.
     pub blockers: Blockers,
+    /// The character devices.
+    pub chardevs: Arc<Chardevs>,
     /// To the main thread.
     pub requests: Sender<MachineEvent>,
     /// Whether `MIGRATION` is emitted: the capability `events`, for those who do not hold the state.
@@ -119,9 +124,17 @@ impl Vm {
             None => (RunState::Prelaunch, !options.paused),
         };
         let devices = options.devices.clone();
+        let chardevs = Arc::new(Chardevs::new()?);
+        let keys = requests.clone();
+        chardevs.on_exit(move || {
+            // The main thread lives until it hears this.
+            let cause = "host-ui";
+            let _ = keys.send(MachineEvent::Quit { cause });
+        });
         Ok(Arc::new(Self {
             options,
             registry,
+            chardevs,
             events,
             tracker: Arc::new(tracker),
             blockers: known,
@@ -183,11 +196,32 @@ impl Vm {
         Ok(())
     }
 
-    /// Builds a machine, which is nobody's yet.
+    /// Opens the character devices of the command line.
+    pub fn open_chardevs(&self) -> Result<(), HostError> {
+        let restoring = self.options.incoming.is_some();
+        Ok(self
+            .chardevs
+            .open(&self.options.chardevs, None, restoring)?)
+    }
+
+    /// Builds a machine, which is nobody's yet, on character devices that are open.
     pub fn build(&self, origin: Origin<'_>) -> Result<Machine, HostError> {
         let devices = self.state().devices.clone();
         let (options, registry) = (&self.options, &self.registry);
-        Machine::build(options, &devices, registry, origin, &self.requests)
+        let (chardevs, requests) = (&self.chardevs, &self.requests);
+        Machine::build(options, &devices, registry, origin, chardevs, requests)
+    }
+
+    /// Builds the machine on what another process hands over.
+    pub fn build_on(
+        &self,
+        mode: Mode,
+        fds: &Arc<FdTable>,
+        source: &MachineFingerprint,
+    ) -> Result<Machine, HostError> {
+        self.chardevs
+            .open(&self.options.chardevs, Some(fds), true)?;
+        self.build(Origin::HandedOver(mode, fds, source))
     }
 
     /// Builds and boots the machine, which does not run yet. With `-S`, RAM in a file that outlasts

@@ -4,6 +4,7 @@
 
 mod blockers;
 mod boot;
+mod chardevs;
 mod deaths;
 mod document;
 mod exec;

@@ -120,7 +120,7 @@ impl Machine {
         command.stderr(log);
         match setup.serial {
             Serial::Stdio => command.stdin(Stdio::piped()).stdout(world.open_serial()?),
-            Serial::File => command.stdin(Stdio::null()).stdout(Stdio::null()),
+            Serial::File | Serial::Elsewhere => command.stdin(Stdio::null()).stdout(Stdio::null()),
         };
         let mut child = process::spawn(&mut command)?;
         Ok(Self {

@@ -14,6 +14,8 @@ pub enum Serial {
     Stdio,
     /// A file, whose descriptor a handover takes along.
     File,
+    /// Where more arguments say. What the guest says is not in its log then.
+    Elsewhere,
 }
 
 /// What the guest's RAM is.
@@ -235,6 +237,7 @@ impl Setup {
                 say(&["-chardev", &format!("file,id=s0,path={serial},append=on")]);
                 say(&["-serial", "chardev:s0"]);
             }
+            (Serial::Elsewhere, _) => {}
         }
         if let Some(plugins) = &self.programs.plugins {
             say(&["-plugin", &plugins.display().to_string()]);

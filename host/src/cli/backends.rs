@@ -4,16 +4,17 @@ use std::collections::BTreeMap;
 
 use baton_plugin_api::{BusClass, Config, DeviceType, Drive, Property, PropertyKind, Value};
 
-use super::chardev::Chardev;
 use super::device::DeviceOption;
 use super::error::CliError;
 use super::nearest::hint;
 use super::number;
+use crate::chardev::Chardev;
 
 /// What devices are connected to. It remembers which device took what.
 pub struct Backends<'a> {
     drives: BTreeMap<&'a str, (&'a Drive, bool)>,
-    chardevs: BTreeMap<&'a str, bool>,
+    /// How many more devices each takes.
+    chardevs: BTreeMap<&'a str, usize>,
 }
 
 impl<'a> Backends<'a> {
@@ -26,7 +27,7 @@ impl<'a> Backends<'a> {
                 .collect(),
             chardevs: chardevs
                 .iter()
-                .map(|chardev| (chardev.id.as_str(), false))
+                .map(|chardev| (chardev.id.as_str(), chardev.users_max()))
                 .collect(),
         }
     }
@@ -133,14 +134,16 @@ impl<'a> Backends<'a> {
                 Ok(owned())
             }
             PropertyKind::Chardev => {
-                let taken = self.chardevs.get_mut(text).ok_or_else(|| {
+                let room = self.chardevs.get_mut(text).ok_or_else(|| {
                     format!(
                         "Property '{}.{name}' can't find value '{text}'; add a -chardev with \
                              that id",
                         kind.name
                     )
                 })?;
-                take(taken, kind, name, text)?;
+                let mut full = *room == 0;
+                take(&mut full, kind, name, text)?;
+                *room -= 1;
                 Ok(owned())
             }
         }
@@ -167,7 +170,7 @@ fn range(min: u64, max: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::ChardevBackend;
+    use crate::chardev::ChardevBackend;
 
     fn disk() -> DeviceType {
         let mut kind = DeviceType::new("virtio-blk-pci", BusClass::Virtio, "a disk");
@@ -198,6 +201,7 @@ mod tests {
         let chardevs = [Chardev {
             id: "c0".parse().unwrap(),
             backend: ChardevBackend::Null,
+            mux: false,
         }];
         let mut backends = Backends::new(&drives, &chardevs);
         let mut last = Ok(Config::default());

@@ -7,7 +7,7 @@ use baton_migration::Mode;
 use baton_migration::address::{Incoming, IncomingChannels};
 use baton_migration::settings::Settings;
 
-use super::chardev::{Chardev, ChardevBackend, Serial};
+use super::chardev;
 use super::definition;
 use super::device::DeviceOption;
 use super::drive::{self, Interface};
@@ -19,6 +19,8 @@ use super::options::{Invocation, Kernel, Options};
 use super::pairs::Pairs;
 use super::qmp;
 use super::said::Said;
+use super::serial::Serial;
+use crate::chardev::{Chardev, ChardevBackend};
 use crate::monitor::MonitorAddress;
 
 /// RAM if nothing is said of it, as in QEMU.
@@ -83,7 +85,7 @@ fn options(said: &Said) -> Result<Options, CliError> {
     let memory = memory(said, &machine)?;
 
     let monitors = said.each("qmp", qmp::parse)?;
-    let mut chardevs = said.each("chardev", Chardev::parse)?;
+    let mut chardevs = said.each("chardev", chardev::parse)?;
     let mut devices = said.each("device", DeviceOption::parse)?;
     let mut serial = serial_lines(said, &mut chardevs, &monitors, &devices)?;
     one_user_of_stdio(&chardevs, &monitors)?;
@@ -229,7 +231,7 @@ fn serial_lines(
         lines.push(match stdio_users(chardevs, monitors).next() {
             Some(_) => (Serial::Backend(ChardevBackend::Null), "-serial null".into()),
             None => (
-                Serial::Backend(ChardevBackend::Stdio),
+                Serial::Backend(ChardevBackend::Stdio { signal: true }),
                 "-serial stdio".into(),
             ),
         });
@@ -247,15 +249,18 @@ fn serial_lines(
                 chardevs.push(Chardev {
                     id: id.clone(),
                     backend,
+                    mux: false,
                 });
                 id
             }
         };
-        made.push(DeviceOption::implied(
-            SERIAL,
-            &[("chardev", id.as_str())],
-            origin,
-        ));
+        let index = number.to_string();
+        let mut properties = vec![("chardev", id.as_str())];
+        if number > 0 {
+            // The first is what it is anyway.
+            properties.push(("index", &index));
+        }
+        made.push(DeviceOption::implied(SERIAL, &properties, origin));
     }
     Ok(made)
 }
@@ -266,7 +271,7 @@ fn stdio_users<'a>(
 ) -> impl Iterator<Item = String> + 'a {
     let chardevs = chardevs
         .iter()
-        .filter(|chardev| chardev.backend == ChardevBackend::Stdio)
+        .filter(|chardev| chardev.backend.is_stdio())
         .map(|chardev| format!("character device '{}'", chardev.id));
     let monitors = monitors
         .iter()

@@ -7,7 +7,7 @@
 mod arguments;
 mod backends;
 mod build;
-mod chardev;
+pub(crate) mod chardev;
 mod completions;
 mod definition;
 mod device;
@@ -26,6 +26,7 @@ mod options;
 mod pairs;
 mod qmp;
 mod said;
+mod serial;
 mod subcommand;
 mod table;
 #[cfg(test)]
@@ -36,7 +37,6 @@ use std::ffi::OsString;
 use said::Said;
 
 pub use backends::Backends;
-pub use chardev::{Chardev, ChardevBackend};
 pub use device::DeviceOption;
 pub use error::CliError;
 pub use id::Id;

@@ -7,10 +7,10 @@ use baton_migration::address::IncomingChannels;
 use baton_migration::settings::Settings;
 use baton_plugin_api::Drive;
 
-use super::chardev::Chardev;
 use super::device::DeviceOption;
 use super::machine::Machine;
 use super::object::MemoryBackend;
+use crate::chardev::Chardev;
 use crate::monitor::MonitorAddress;
 
 /// What to do.

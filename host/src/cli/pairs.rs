@@ -25,20 +25,26 @@ impl Pairs {
 
     /// The same, where a key alone switches something on and with `no` before it off.
     pub(super) fn parse_with_flags(text: &str) -> Result<Self, String> {
-        Self::split(text, None, |word| {
-            let pair = match word.strip_prefix("no") {
-                Some(key) => (key, "off"),
-                None => (word, "on"),
-            };
-            Ok((pair.0.to_owned(), pair.1.to_owned()))
-        })
+        Self::split(text, None, flag)
     }
 
     /// The pairs of an option that may also be a JSON object.
     pub(super) fn parse_or_json(text: &str, implied: &str) -> Result<Self, String> {
-        if !text.starts_with('{') {
-            return Self::parse(text, Some(implied));
+        match text.starts_with('{') {
+            true => Self::parse_json(text),
+            false => Self::parse(text, Some(implied)),
         }
+    }
+
+    /// The same, where a key alone is a switch.
+    pub(super) fn parse_or_json_with_flags(text: &str, implied: &str) -> Result<Self, String> {
+        match text.starts_with('{') {
+            true => Self::parse_json(text),
+            false => Self::split(text, Some(implied), flag),
+        }
+    }
+
+    fn parse_json(text: &str) -> Result<Self, String> {
         let object: Map<String, Value> =
             serde_json::from_str(text).map_err(|error| format!("JSON parse error, {error}"))?;
         Self::from_json(object)
@@ -151,6 +157,15 @@ impl Pairs {
             )),
         }
     }
+}
+
+/// A key that is said alone.
+fn flag(word: &str) -> Result<(String, String), String> {
+    let (key, value) = match word.strip_prefix("no") {
+        Some(key) => (key, "off"),
+        None => (word, "on"),
+    };
+    Ok((key.to_owned(), value.to_owned()))
 }
 
 /// Reads a value up to a single comma: the value, and what follows the comma. A comma at the very

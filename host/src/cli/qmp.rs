@@ -51,7 +51,7 @@ pub(super) fn human(text: &str) -> Result<(), String> {
 }
 
 /// The text up to a single comma, with `,,` in it made one, and what follows.
-fn split_at_comma(text: &str) -> (String, &str) {
+pub(super) fn split_at_comma(text: &str) -> (String, &str) {
     let bytes = text.as_bytes();
     let mut at = 0;
     while at < bytes.len() {

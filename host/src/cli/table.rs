@@ -181,13 +181,19 @@ const NETWORK: &[Opt] = &[
 const CHARACTER: &[Opt] = &[
     takes(
         "chardev",
-        "null|stdio|file,id=ID[,path=PATH][,append=on|off]",
-        "A character device for a -device or a -serial.",
+        "KIND,id=ID[,mux=on|off][,PROPERTY=VALUE...]",
+        "A character device for a -device or a -serial, as a list of properties or as JSON. Kinds \
+         and their properties: null; stdio (signal=on|off); file (path=PATH, append=on|off, \
+         input-path=PATH); pipe (path=PATH); pty (path=LINK); ringbuf (size=SIZE); socket \
+         (path=PATH, abstract=on|off, tight=on|off or host=HOST, port=PORT, nodelay=on|off; \
+         server=on|off, wait=on|off, reconnect-ms=N or reconnect=SECONDS). With mux=on up to four \
+         can use it, and Ctrl-A c switches between them.",
     ),
     takes(
         "serial",
-        "stdio|null|none|file:PATH|chardev:ID",
-        "A serial line (an isa-serial device) and where it leads. Without this option and without \
+        "stdio|pty|null|none|file:PATH|pipe:PATH|unix:PATH|tcp:HOST:PORT|chardev:ID",
+        "A serial line (an isa-serial device) and where it leads: pty may be followed by :LINK, unix \
+         and tcp by the options of a -chardev socket, as in unix:PATH,server=on,wait=off. Without this option and without \
          -nodefaults there is one on stdio, or to nowhere when something else uses stdio.",
     ),
     takes("parallel", "none", "There is no parallel port.").completes(Completion::Words(&["none"])),

@@ -1,5 +1,6 @@
 //! Whole command lines.
 
+use crate::chardev::ChardevBackend;
 use baton_migration::address::{MigrationAddress, SocketAddress};
 
 use super::*;
@@ -38,7 +39,10 @@ fn nothing_but_a_kernel_makes_a_machine_that_can_be_handed_over() {
         devices(&options),
         ["mc146818rtc", "isa-serial,chardev=serial0"]
     );
-    assert_eq!(options.chardevs[0].backend, ChardevBackend::Stdio);
+    assert_eq!(
+        options.chardevs[0].backend,
+        ChardevBackend::Stdio { signal: true }
+    );
     assert!(options.incoming.is_none() && !options.paused && !options.no_reboot);
 }
 
@@ -195,7 +199,10 @@ fn serial_lines_are_numbered() {
     let options = run(&["-serial", "file:/a", "-serial", "null"]).unwrap();
     assert_eq!(
         devices(&options)[1..],
-        ["isa-serial,chardev=serial0", "isa-serial,chardev=serial1"]
+        [
+            "isa-serial,chardev=serial0",
+            "isa-serial,chardev=serial1,index=1"
+        ]
     );
     assert_eq!(options.devices[1].origin, "-serial file:/a");
 }

@@ -77,6 +77,11 @@ impl SourceHost for Source {
             // The end, which clients are told next: whatever they want then is not too early.
             self.vm.state().migration_over();
         }
+        match event {
+            MigrationEvent::Setup if self.mode.preserves_fds() => self.vm.chardevs.freeze(),
+            MigrationEvent::Cancelled | MigrationEvent::Failed => self.vm.chardevs.thaw(),
+            _ => {}
+        }
         self.machine(|machine| {
             machine
                 .devices()
@@ -122,6 +127,7 @@ impl SourceHost for Source {
                 .ok_or("There is no machine to migrate")?;
             machine.stop(true)?;
         }
+        self.vm.chardevs.hold()?;
         match self.mode {
             Mode::Normal => state
                 .machine
@@ -143,6 +149,7 @@ impl SourceHost for Source {
     }
 
     fn resume(&mut self, _proof: Reclaimed) {
+        self.vm.chardevs.resume();
         let settled = std::mem::take(&mut self.settled);
         let mut state = self.vm.state();
         if settled
@@ -180,6 +187,9 @@ impl SourceHost for Source {
             state.kept_in = self.kept_in.take();
             state.machine.take()
         };
+        if self.mode == Mode::CprTransfer {
+            self.vm.chardevs.let_go();
+        }
         // Unmapping much memory takes a while, and the guest, which runs elsewhere, goes first. A
         // thread that cannot be started lets go of the machine at once.
         let teardown = std::thread::Builder::new()

@@ -16,7 +16,7 @@ use baton_migration::{HostError, Mode, error_chain};
 use super::resolve_fd;
 use crate::blockers::check_only_migratable;
 use crate::machine::events::MachineEvent;
-use crate::machine::{GlobalState, Machine, Origin};
+use crate::machine::{GlobalState, Machine};
 use crate::runstate::RunState;
 use crate::vm::Vm;
 
@@ -120,7 +120,7 @@ impl TargetHost for Target {
     fn prepare(&mut self, fds: &Arc<FdTable>, preview: StateImage) -> Result<(), HostError> {
         let vm = &self.vm;
         let source = &preview.header().fingerprint;
-        let machine = vm.build(Origin::HandedOver(Mode::CprTransfer, fds, source))?;
+        let machine = vm.build_on(Mode::CprTransfer, fds, source)?;
         machine.rehearse(preview.header())?;
         check_only_migratable(&vm.options, Some(&machine))?;
         machine.warm_up(preview)?;
@@ -134,7 +134,7 @@ impl TargetHost for Target {
         let global = self.built()?.load(state)?;
         self.ran = ran_in_source(&global)?;
         state.all_taken()?;
-        Ok(())
+        Ok(self.vm.chardevs.load()?)
     }
 
     fn start(&mut self, claim: TargetClaim) -> Result<Started, StartError> {
@@ -157,6 +157,7 @@ impl TargetHost for Target {
             started.entered();
             machine.start_devices();
         }
+        vm.chardevs.serve();
         state.machine = Some(machine);
         // Clients are told next that it has ended, and may want another.
         state.migration_over();
@@ -183,5 +184,6 @@ impl TargetHost for Target {
         tracing::debug!("the guest does not come: {reason}");
         self.machine = None;
         self.vm.state().machine = None;
+        self.vm.chardevs.abandon();
     }
 }

@@ -116,12 +116,13 @@ struct PowerOn {
 }
 
 impl Machine {
-    /// Builds the machine that `options` describe, with these devices.
+    /// Builds the machine that `options` describe, with these devices; the character devices are open.
     pub fn build(
         options: &Options,
         devices: &[DeviceOption],
         registry: &Registry,
         origin: Origin<'_>,
+        chardevs: &Arc<Chardevs>,
         events: &Sender<MachineEvent>,
     ) -> Result<Self, HostError> {
         let (restoring, preserved, contents, source) = match origin {
@@ -141,11 +142,6 @@ impl Machine {
             )
             .into());
         }
-        let chardevs = Arc::new(Chardevs::open(
-            &options.chardevs,
-            preserved.map(|table| &**table),
-            restoring,
-        )?);
         let ram_fd = take(preserved, memory::OWNER, options.memory.id.as_str())?;
         let ram = Arc::new(Ram::new(&options.memory, ram_fd, contents)?);
         let vm = host.create_vm(&ram)?;
@@ -177,7 +173,7 @@ impl Machine {
         let mut slots = Slots {
             surroundings: &around,
             pci: &pci,
-            chardevs: &chardevs,
+            chardevs,
             unnamed: &mut BTreeMap::new(),
         };
         let devices = create_devices(
@@ -227,7 +223,7 @@ impl Machine {
             power,
             hotplug,
             pci,
-            chardevs,
+            chardevs: Arc::clone(chardevs),
             kernel: open_kernel(options, preserved)?,
             tables,
             power_on,

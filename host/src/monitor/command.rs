@@ -11,6 +11,7 @@ use serde_json::{Map, Value};
 use super::error::QmpError;
 use super::qapi;
 use super::table;
+use crate::chardev::qapi::{BackendArgument, DataFormat};
 use crate::cli::DeviceOption;
 
 /// A command with its arguments, which fit its [`Spec`](super::table::Spec).
@@ -83,6 +84,27 @@ pub enum Command {
     },
     QueryMigrateParameters,
     QueryMigrateCapabilities,
+    QueryChardev,
+    QueryChardevBackends,
+    ChardevAdd {
+        id: String,
+        backend: BackendArgument,
+    },
+    ChardevRemove {
+        id: String,
+    },
+    RingbufRead {
+        device: String,
+        size: i64,
+        #[serde(default)]
+        format: DataFormat,
+    },
+    RingbufWrite {
+        device: String,
+        data: String,
+        #[serde(default)]
+        format: DataFormat,
+    },
 }
 
 /// QAPI `MigrationCapabilityStatus`.

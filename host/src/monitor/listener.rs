@@ -104,7 +104,7 @@ pub struct MonitorError {
 }
 
 /// A UNIX socket's path, removed in the end unless somebody else has bound it since.
-pub(super) struct OwnPath {
+pub(crate) struct OwnPath {
     path: PathBuf,
     identity: Option<Identity>,
     /// Whether it is this program's: one that is inherited stays for whoever comes next until it is
@@ -113,7 +113,7 @@ pub(super) struct OwnPath {
 }
 
 /// A file's device and inode.
-type Identity = (u64, u64);
+pub(crate) type Identity = (u64, u64);
 
 impl OwnPath {
     /// Owns `path` as long as the socket there is the one of this identity.
@@ -126,7 +126,7 @@ impl OwnPath {
     }
 
     /// The same once it is served: the program it comes from may still get it back.
-    pub(super) fn inherited(path: PathBuf, identity: Identity) -> Self {
+    pub(crate) fn inherited(path: PathBuf, identity: Identity) -> Self {
         Self {
             path,
             identity: Some(identity),
@@ -135,8 +135,13 @@ impl OwnPath {
     }
 
     /// It is this program's from here on.
-    pub(super) fn serve(&mut self) {
+    pub(crate) fn serve(&mut self) {
         self.served = true;
+    }
+
+    /// What is to be there when it is removed.
+    pub(crate) fn identity(&self) -> Option<Identity> {
+        self.identity
     }
 
     pub(super) fn is_of(&self, address: &MonitorAddress) -> bool {
@@ -144,7 +149,7 @@ impl OwnPath {
     }
 
     /// Leaves the path to whoever is told its identity.
-    pub(super) fn give_up(mut self) -> Option<Identity> {
+    pub(crate) fn give_up(mut self) -> Option<Identity> {
         self.identity.take()
     }
 }
@@ -168,7 +173,7 @@ fn identity(path: &Path) -> Option<Identity> {
 
 /// Listens on `path`. A socket that nobody listens on any more is replaced; anything else there is
 /// left alone.
-pub(super) fn bind_unix(path: &Path) -> Result<(UnixListener, OwnPath), String> {
+pub(crate) fn bind_unix(path: &Path) -> Result<(UnixListener, OwnPath), String> {
     let listener = match UnixListener::bind(path) {
         Err(e) if e.kind() == io::ErrorKind::AddrInUse => {
             check_stale(path)?;
@@ -207,7 +212,7 @@ fn check_stale(path: &Path) -> Result<(), String> {
 }
 
 /// Listens on a TCP port.
-pub(super) fn bind_tcp(host: &str, port: u16) -> Result<TcpListener, String> {
+pub(crate) fn bind_tcp(host: &str, port: u16) -> Result<TcpListener, String> {
     let host = if host.is_empty() { "0.0.0.0" } else { host };
     TcpListener::bind((host, port)).map_err(|e| format!("cannot be bound: {e}"))
 }

@@ -29,4 +29,5 @@ pub use error::{ErrorClass, QmpError};
 pub use events::Events;
 pub use keep::Kept;
 pub use listener::{MonitorAddress, MonitorError};
+pub(crate) use listener::{OwnPath, bind_tcp, bind_unix};
 pub use server::{AttachError, Control, Monitor};

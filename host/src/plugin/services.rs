@@ -67,6 +67,8 @@ pub struct Bridge {
 struct Live {
     preserved: Option<Arc<FdTable>>,
     chardevs: Arc<Chardevs>,
+    /// The character devices that the device has.
+    used: Vec<String>,
     class: Option<Arc<dyn DeviceBridge>>,
 }
 
@@ -81,6 +83,7 @@ impl Bridge {
         let live = Mutex::new(Some(Live {
             preserved,
             chardevs,
+            used: Vec::new(),
             class: None,
         }));
         Arc::new(Self {
@@ -99,8 +102,12 @@ impl Bridge {
 
     /// Ends all services but the log.
     pub fn close(&self) {
-        let live = self.lock().take();
-        drop(live);
+        let Some(live) = self.lock().take() else {
+            return;
+        };
+        for chardev in &live.used {
+            live.chardevs.release(chardev, &self.id);
+        }
     }
 
     /// A copy, so that no lock is held while a service is at work: it may call back.
@@ -125,11 +132,12 @@ impl Bridge {
     }
 
     fn chardev(&self, id: &str) -> Result<HostReply> {
-        let (input, output) = self
-            .live()?
-            .chardevs
-            .descriptors(id)
-            .map_err(Error::invalid)?;
+        let chardevs = self.live()?.chardevs;
+        let (input, output) = chardevs.descriptors(id, &self.id).map_err(Error::invalid)?;
+        match &mut *self.lock() {
+            Some(live) => live.used.push(id.to_owned()),
+            None => chardevs.release(id, &self.id),
+        }
         Ok(HostReply::Chardev {
             input: input.map(IntoRawFd::into_raw_fd),
             output: output.map(IntoRawFd::into_raw_fd),
@@ -206,7 +214,7 @@ mod tests {
     use baton_migration::fds::FdKey;
 
     fn bridge(id: &str, preserved: Option<&Arc<FdTable>>) -> Arc<Bridge> {
-        let chardevs = Arc::new(Chardevs::open(&[], None, None).unwrap());
+        let chardevs = Arc::new(Chardevs::new().unwrap());
         Bridge::new(id, preserved.cloned(), chardevs, Failures::default())
     }
 

@@ -6,7 +6,6 @@ use std::sync::Arc;
 
 use baton_plugin_api::{Host, Stream};
 
-
 /// How much output waits for a reader, in bytes. More is dropped, since the guest is not stopped.
 pub(crate) const UNSENT_MAX: usize = 64 << 10;
 

@@ -13,6 +13,7 @@ use baton_migration::{HostError, Mode, error_chain, fault};
 use super::super::target::Target;
 use super::deferred;
 use crate::blockers::check_only_migratable;
+use crate::chardev::Chardevs;
 use crate::cli::Options;
 use crate::control::serve_monitors;
 use crate::exec::{Guard, Handoff, Inherited, Purpose};
@@ -31,11 +32,14 @@ pub fn rehearse(options: &Options, inherited: &Inherited) -> Result<(), HostErro
     let (events, _inbox) = std::sync::mpsc::channel();
     fault::point("rehearsal-build")?;
     let fds = Arc::new(inherited.table()?);
+    let chardevs = Arc::new(Chardevs::new()?);
+    chardevs.open(&options.chardevs, Some(&fds), true)?;
     let machine = Machine::build(
         options,
         &options.devices,
         &registry,
         Origin::HandedOver(Mode::CprExec, &fds, &handoff.fingerprint),
+        &chardevs,
         &events,
     )?;
     fds.all_claimed()?;
@@ -169,8 +173,7 @@ impl Succession {
         compare(&vm.options, &handoff.fingerprint)?;
         fault(&self.inherited, "build")?;
         let fds = Arc::new(inherited.table()?);
-        let origin = Origin::HandedOver(Mode::CprExec, &fds, &handoff.fingerprint);
-        let machine = vm.build(origin)?;
+        let machine = vm.build_on(Mode::CprExec, &fds, &handoff.fingerprint)?;
         fds.all_claimed()?;
         vm.state().machine = Some(machine);
         Ok(Ready {

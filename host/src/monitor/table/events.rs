@@ -51,6 +51,7 @@ static SHUTDOWN_CAUSE: Enum = Enum {
         "host-qmp-quit",
         "host-qmp-system-reset",
         "host-signal",
+        "host-ui",
         "guest-shutdown",
         "guest-reset",
         "guest-panic",

@@ -162,7 +162,7 @@ static SOCKET_TYPE: Enum = Enum {
     values: &["inet", "unix", "vsock", "fd"],
 };
 
-static INET_ADDRESS: Object = Object::new(
+pub(super) static INET_ADDRESS: Object = Object::new(
     "InetSocketAddress",
     &[
         Member::required("host", Str, ""),

@@ -21,6 +21,7 @@
 //!
 //! An event needs a row of [`events::EVENTS`], and step 4.
 
+mod chardev;
 mod control;
 mod device;
 #[cfg(test)]
@@ -157,6 +158,7 @@ static TABLES: &[(&str, &[Spec])] = &[
     ("Queries", query::COMMANDS),
     ("The guest's run", control::COMMANDS),
     ("Devices that come and go", device::COMMANDS),
+    ("Character devices", chardev::COMMANDS),
     ("Migration", migration::COMMANDS),
 ];
 
