@@ -1,4 +1,7 @@
 //! What blocks migrations of this VM: the machine's own reasons, then those of its devices.
+//!
+//! A device may lift a blocker while the guest is suspended. Whether it is, is asked of the machine, and
+//! by the one that stops it once more: see [`Objections`].
 
 use baton_migration::blockers::OwnedBlocker;
 use baton_migration::{Blocker, HostError, Mode};
@@ -28,6 +31,7 @@ pub fn of_options(options: &Options) -> Vec<Blocker> {
             ),
             remedy,
             modes: vec![Mode::CprTransfer, Mode::CprExec],
+            unless_suspended: false,
         });
     }
     blockers
@@ -35,7 +39,27 @@ pub fn of_options(options: &Options) -> Vec<Blocker> {
 
 /// What blocks `mode` now.
 pub fn of_machine(vm: &Vm, machine: &Machine, mode: Mode) -> Vec<OwnedBlocker> {
-    vm.blockers.collect(mode, of_devices(machine, mode))
+    vm.blockers
+        .collect(mode, Objections::now(machine, mode).blocking)
+}
+
+/// What a machine's devices have against a mode.
+#[derive(Debug, Default)]
+pub struct Objections {
+    /// What blocks it.
+    pub blocking: Vec<OwnedBlocker>,
+    /// What would, were the guest not suspended: it must still be when it is stopped.
+    pub lifted: Vec<OwnedBlocker>,
+}
+
+impl Objections {
+    /// As it is now. The guest may be woken or suspend itself next, unless the VM's state is held.
+    pub fn now(machine: &Machine, mode: Mode) -> Self {
+        let asleep = machine.is_asleep();
+        let (lifted, blocking) = of_devices(machine, mode)
+            .partition(|objection| asleep && objection.blocker.unless_suspended);
+        Self { blocking, lifted }
+    }
 }
 
 fn of_devices(machine: &Machine, mode: Mode) -> impl Iterator<Item = OwnedBlocker> {
@@ -61,16 +85,20 @@ pub fn report(vm: &Vm, mode: Option<Mode>) -> Result<Value, HostError> {
 }
 
 fn blocker_row(OwnedBlocker { owner, blocker }: &OwnedBlocker) -> Value {
-    json!({
+    let mut row = json!({
         "id": blocker.id,
         "owner": owner,
         "reason": blocker.reason,
         "remedy": blocker.remedy,
-    })
+    });
+    if blocker.unless_suspended {
+        row["unless-suspended"] = true.into();
+    }
+    row
 }
 
-/// Refuses a machine that one of the modes of `-only-migratable` cannot move, with every reason.
-/// Before there is a machine only the VM's own reasons are known.
+/// Refuses a machine that one of the modes of `-only-migratable` cannot move, with every reason. Before
+/// there is a machine only the VM's own reasons are known.
 pub fn check_only_migratable(
     options: &Options,
     machine: Option<&Machine>,
@@ -99,12 +127,16 @@ pub fn check_device(options: &Options, machine: &Machine, id: &str) -> Result<()
     })
 }
 
-/// An error if a mode of `-only-migratable` has any blockers.
+/// An error if a mode of `-only-migratable` has any blockers but those that suspending the guest lifts,
+/// which is in the operator's hand.
 fn refuse(options: &Options, blockers: impl Fn(Mode) -> Vec<OwnedBlocker>) -> Result<(), String> {
     // Each blocker once, with the modes it blocks.
     let mut found: Vec<(OwnedBlocker, Vec<Mode>)> = Vec::new();
     for &mode in &options.only_migratable {
-        for blocker in blockers(mode) {
+        let lasting = blockers(mode)
+            .into_iter()
+            .filter(|objection| !objection.blocker.unless_suspended);
+        for blocker in lasting {
             let same = |(other, _): &&mut (OwnedBlocker, Vec<Mode>)| {
                 other.owner == blocker.owner && other.blocker.id == blocker.blocker.id
             };

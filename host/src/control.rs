@@ -11,6 +11,7 @@ use crate::blockers;
 use crate::chardev::qapi;
 use crate::handover;
 use crate::hotplug::PlugError;
+use crate::machine::WakeSource;
 use crate::machine::events::MachineEvent;
 use crate::monitor::{
     Command, Control, Kept, Monitor, MonitorAddress, MonitorError, QmpError, about,
@@ -43,6 +44,7 @@ impl Control for VmControl {
             }
             Command::SystemReset => done(vm.reset(false)),
             Command::SystemPowerdown => done(vm.power_button()),
+            Command::SystemWakeup => done(vm.wake_up(WakeSource::Operator)),
             Command::QueryName => Ok(match &vm.options.name {
                 Some(name) => json!({ "name": name }),
                 None => json!({}),

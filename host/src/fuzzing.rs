@@ -3,7 +3,7 @@
 use crate::machine::decode::again;
 
 /// The host's sections, by the first byte of the input.
-const SECTIONS: [&str; 7] = [
+const SECTIONS: [&str; 8] = [
     "globalstate",
     "cpu",
     "irqchip",
@@ -11,6 +11,7 @@ const SECTIONS: [&str; 7] = [
     "acpi-pm",
     "pci-config-ports",
     "virtio-pci",
+    "acpi-pm/sleep",
 ];
 
 /// Loads a section as far as that goes without a machine. What is taken must be what is saved.

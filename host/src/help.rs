@@ -68,9 +68,13 @@ pub(crate) fn plugin(file: &Path) -> Result<String, HostError> {
         }
         for b in &device.blockers {
             let modes: Vec<_> = b.modes.iter().map(|m| m.as_str()).collect();
+            let unless = match b.unless_suspended {
+                true => " unless the guest is suspended",
+                false => "",
+            };
             writeln!(
                 out,
-                "  blocks {}: {} ({})",
+                "  blocks {}{unless}: {} ({})",
                 modes.join(", "),
                 b.reason,
                 b.remedy

@@ -5,7 +5,7 @@ use std::io::Write;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::Duration;
 
 use baton_migration::address::{MigrationAddress, SocketAddress};
@@ -228,14 +228,17 @@ fn take_guest(
 /// Acts on what happens until the process is to end.
 fn serve(vm: &Vm, inbox: &Receiver<MachineEvent>) -> Result<(), HostError> {
     loop {
-        // The VM keeps a sender, so that this never ends by itself.
-        let event = inbox.recv().map_err(|_| "The machine is gone")?;
-        match event {
+        match next_event(vm, inbox)? {
             MachineEvent::PowerOff => {
                 vm.shut_down(true, "guest-shutdown");
                 return Ok(());
             }
-            MachineEvent::Reset | MachineEvent::TripleFault if vm.options.no_reboot => {
+            MachineEvent::Sleep => vm.suspend(),
+            // It is looked at before every wait.
+            MachineEvent::AlarmSet => {}
+            MachineEvent::Reset | MachineEvent::TripleFault
+                if vm.options.no_reboot && !vm.state().guest_sleeps() =>
+            {
                 vm.shut_down(true, "guest-reset");
                 return Ok(());
             }
@@ -256,6 +259,23 @@ fn serve(vm: &Vm, inbox: &Receiver<MachineEvent>) -> Result<(), HostError> {
             MachineEvent::Abandoned(reason) => return Err(reason.into()),
         }
     }
+}
+
+/// How often a suspended guest's alarm is looked at, in case the host's clock is set meanwhile.
+const LOOK_AGAIN: Duration = Duration::from_secs(10);
+
+/// Waits for something to happen, and wakes a suspended guest when its alarm goes off.
+fn next_event(vm: &Vm, inbox: &Receiver<MachineEvent>) -> Result<MachineEvent, HostError> {
+    // The VM keeps a sender, so that this never ends by itself.
+    let gone = "The machine is gone";
+    while let Some(left) = vm.until_alarm() {
+        match inbox.recv_timeout(left.min(LOOK_AGAIN)) {
+            Ok(event) => return Ok(event),
+            Err(RecvTimeoutError::Timeout) => vm.ring(),
+            Err(RecvTimeoutError::Disconnected) => return Err(gone.into()),
+        }
+    }
+    inbox.recv().map_err(|_| gone.into())
 }
 
 /// Whether somebody acts on what happens.

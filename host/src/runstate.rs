@@ -9,6 +9,8 @@ pub enum RunState {
     InMigrate,
     /// The guest runs.
     Running,
+    /// The guest sleeps (ACPI S3), and may be woken. No vCPU runs.
+    Suspended,
     /// The guest is stopped, and may go on.
     Paused,
     /// The guest is stopped for a handover's last step.
@@ -28,6 +30,7 @@ impl RunState {
             Self::Prelaunch => "prelaunch",
             Self::InMigrate => "inmigrate",
             Self::Running => "running",
+            Self::Suspended => "suspended",
             Self::Paused => "paused",
             Self::FinishMigrate => "finish-migrate",
             Self::PostMigrate => "postmigrate",
@@ -41,10 +44,15 @@ impl RunState {
         matches!(self, Self::Running)
     }
 
+    /// Whether the guest runs or sleeps: nobody but itself keeps it from running.
+    pub const fn is_live(self) -> bool {
+        matches!(self, Self::Running | Self::Suspended)
+    }
+
     /// Why the guest cannot be let run, or nothing if it can.
     pub const fn cont_refusal(self) -> Option<&'static str> {
         match self {
-            Self::Prelaunch | Self::Paused | Self::Running => None,
+            Self::Prelaunch | Self::Paused | Self::Running | Self::Suspended => None,
             Self::InMigrate => Some("Guest is waiting for an incoming migration"),
             Self::FinishMigrate => Some("Migration is not finalized yet"),
             Self::PostMigrate => Some(

@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
 
 use baton_migration::blockers::Blockers;
 use baton_migration::fds::FdTable;
@@ -16,7 +17,7 @@ use crate::blockers;
 use crate::chardev::Chardevs;
 use crate::cli::{DeviceOption, Options};
 use crate::machine::events::MachineEvent;
-use crate::machine::{Machine, MachineDevice, Origin};
+use crate::machine::{Machine, MachineDevice, Origin, WakeSource};
 use crate::memory;
 use crate::monitor::{Events, Monitor};
 use crate::plugin::Registry;
@@ -57,6 +58,8 @@ pub struct State {
     pub settings: Settings,
     /// An incoming handover that waits for `migrate-incoming`.
     pub deferred: Option<Deferred>,
+    /// When the guest's clock wakes it; it counts in runstate `suspended` alone.
+    alarm: Option<SystemTime>,
     /// Whether the guest has asked for a reset that waits for the end of a migration.
     pub reset_later: bool,
     /// Whether the machine is to boot before it runs for the first time.
@@ -88,6 +91,11 @@ impl State {
             self.unbooted = false;
         }
         Ok(())
+    }
+
+    /// Whether the guest sleeps, in whatever runstate.
+    pub fn guest_sleeps(&self) -> bool {
+        self.machine.as_ref().is_some_and(Machine::is_asleep)
     }
 }
 
@@ -146,6 +154,7 @@ impl Vm {
                 runstate,
                 settings,
                 deferred: None,
+                alarm: None,
                 reset_later: false,
                 unbooted: false,
                 kept_in: None,
@@ -265,10 +274,90 @@ impl Vm {
         let mut state = self.state();
         match state.runstate {
             RunState::InMigrate => state.autostart = false,
-            RunState::Running => self.halt(&mut state, RunState::Paused)?,
+            runstate if runstate.is_live() => self.halt(&mut state, RunState::Paused)?,
             _ => {}
         }
         Ok(())
+    }
+
+    /// The guest has suspended itself.
+    pub fn suspend(&self) {
+        let mut state = self.state();
+        // Whoever stopped it since has seen that it sleeps.
+        if state.runstate != RunState::Running || !state.guest_sleeps() {
+            return;
+        }
+        if let Err(e) = self.stop_machine(&mut state, false) {
+            tracing::error!("while the guest was suspended: {e}");
+        }
+        self.sleeps(&mut state);
+    }
+
+    /// The machine, which sleeps and does nothing, waits to be woken.
+    pub fn sleeps(&self, state: &mut State) {
+        state.runstate = RunState::Suspended;
+        state.alarm = state.machine.as_ref().and_then(Machine::alarm);
+        if state.alarm.is_some() {
+            // The main thread, which waits, lives until it hears this.
+            let _ = self.requests.send(MachineEvent::AlarmSet);
+        }
+    }
+
+    /// How long it is to the alarm of a suspended guest, if it has one.
+    pub fn until_alarm(&self) -> Option<Duration> {
+        let state = self.state();
+        let at = state
+            .alarm
+            .filter(|_| state.runstate == RunState::Suspended)?;
+        Some(at.duration_since(SystemTime::now()).unwrap_or_default())
+    }
+
+    /// The alarm of a suspended guest goes off, unless somebody came first or it is not time yet.
+    pub fn ring(&self) {
+        let mut state = self.state();
+        let due = state.alarm.is_some_and(|at| at <= SystemTime::now());
+        if state.runstate != RunState::Suspended || !due {
+            return;
+        }
+        // Once, also if the guest has left nowhere to go on at.
+        state.alarm = None;
+        if let Err(e) = self.wake_up_in(&mut state, WakeSource::Alarm) {
+            tracing::error!("the clock's alarm: {}", baton_migration::error_chain(&*e));
+        }
+    }
+
+    /// The guest is woken.
+    ///
+    /// # Errors
+    ///
+    /// It does not sleep (QEMU's text), or it has left nowhere to go on at and sleeps on.
+    pub fn wake_up(&self, source: WakeSource) -> Result<(), HostError> {
+        let mut state = self.state();
+        self.wake_up_in(&mut state, source)
+    }
+
+    fn wake_up_in(&self, state: &mut State, source: WakeSource) -> Result<(), HostError> {
+        if state.runstate != RunState::Suspended {
+            return Err("Unable to wake up: guest is not in suspended state".into());
+        }
+        let machine = state
+            .machine
+            .as_mut()
+            .ok_or("There is no machine in this process")?;
+        let vector = machine.waking_vector()?;
+        let woken = machine.wake(vector, source).and_then(|()| machine.start());
+        match woken {
+            Ok(runstate) => {
+                state.runstate = runstate;
+                self.events.emit("WAKEUP", None);
+                Ok(())
+            }
+            Err(e) => {
+                state.runstate = RunState::InternalError;
+                self.events.emit("STOP", None);
+                Err(e)
+            }
+        }
     }
 
     /// The guest resets, at its own or an operator's wish.
@@ -278,6 +367,10 @@ impl Vm {
         if before == RunState::InMigrate {
             // What is built here already is on the memory of a guest that runs elsewhere.
             return Err("Guest is waiting for an incoming migration".into());
+        }
+        if guest && state.guest_sleeps() {
+            // It slept before it came to that.
+            return Ok(());
         }
         if before == RunState::FinishMigrate {
             // What is being saved must stay as it is.
@@ -319,6 +412,9 @@ impl Vm {
             machine.start()?;
         } else if matches!(before, RunState::Shutdown | RunState::InternalError) {
             state.runstate = RunState::Paused;
+        } else if before == RunState::Suspended {
+            // As in QEMU: it is for the operator to start it.
+            state.runstate = RunState::Prelaunch;
         }
         Ok(())
     }
@@ -332,9 +428,9 @@ impl Vm {
         }
     }
 
-    /// Somebody presses the power button.
+    /// Somebody presses the power button, which wakes a guest that sleeps.
     pub fn power_button(&self) -> Result<(), HostError> {
-        let state = self.state();
+        let mut state = self.state();
         if state.runstate == RunState::InMigrate {
             return Err("Guest is waiting for an incoming migration".into());
         }
@@ -342,9 +438,14 @@ impl Vm {
             .machine
             .as_ref()
             .ok_or("There is no machine in this process")?;
-        machine.press_power_button();
+        if state.runstate != RunState::Suspended {
+            machine.press_power_button();
+        }
         self.events.emit("POWERDOWN", None);
-        Ok(())
+        match state.runstate {
+            RunState::Suspended => self.wake_up_in(&mut state, WakeSource::PowerButton),
+            _ => Ok(()),
+        }
     }
 
     /// Ends the guest's run in this process, with the event that says why.
@@ -366,9 +467,9 @@ impl Vm {
         self.events.emit("SHUTDOWN", Some(data));
     }
 
-    /// Lets the stopped machine run.
+    /// Lets the stopped machine run, or sleep on if it did.
     pub fn run(&self, state: &mut State) -> Result<(), HostError> {
-        if state.runstate.is_running() {
+        if state.runstate.is_live() {
             return Ok(());
         }
         state.boot_if_needed()?;
@@ -379,23 +480,42 @@ impl Vm {
         if state.runstate == RunState::Paused {
             machine.announce_pause();
         }
-        machine.start()?;
-        state.runstate = RunState::Running;
-        self.events.emit("RESUME", None);
+        let runstate = machine.start()?;
+        self.went_live(state, runstate);
         Ok(())
     }
 
-    /// Stops the running machine.
-    fn halt(&self, state: &mut State, to: RunState) -> Result<(), HostError> {
-        if !state.runstate.is_running() {
-            return Ok(());
+    /// The machine, which did not, runs or sleeps from now on.
+    pub fn went_live(&self, state: &mut State, runstate: RunState) {
+        match runstate {
+            RunState::Suspended => self.sleeps(state),
+            _ => state.runstate = runstate,
         }
+        self.events.emit("RESUME", None);
+    }
+
+    /// Stops the machine, which runs or sleeps.
+    fn halt(&self, state: &mut State, to: RunState) -> Result<(), HostError> {
+        let stopped = match state.runstate {
+            RunState::Running => self.stop_machine(state, false),
+            RunState::Suspended => Ok(()),
+            _ => return Ok(()),
+        };
+        state.runstate = to;
+        self.events.emit("STOP", None);
+        stopped
+    }
+
+    /// Stops the running machine, whose guest may have suspended itself just then: clients hear of
+    /// that.
+    pub fn stop_machine(&self, state: &mut State, save: bool) -> Result<(), HostError> {
         let stopped = state
             .machine
             .as_mut()
-            .map_or(Ok(()), |machine| machine.stop(false));
-        state.runstate = to;
-        self.events.emit("STOP", None);
+            .map_or(Ok(()), |machine| machine.stop(save));
+        if state.guest_sleeps() {
+            self.events.emit("SUSPEND", None);
+        }
         stopped
     }
 }

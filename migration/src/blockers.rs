@@ -62,7 +62,7 @@ fn blocked_text(mode: &Mode, reasons: &[OwnedBlocker]) -> String {
     "disallowing migration blocker (migration/snapshot in progress) for: {0}; wait for the \
      migration to end or cancel it"
 )]
-pub struct BlockerBusy(pub OwnedBlocker);
+pub struct BlockerBusy(pub Box<OwnedBlocker>);
 
 #[derive(Debug, Default)]
 struct Inner {
@@ -91,7 +91,7 @@ impl Blockers {
         };
         let mut inner = self.lock();
         if inner.frozen > 0 {
-            return Err(BlockerBusy(added));
+            return Err(BlockerBusy(Box::new(added)));
         }
         inner
             .blockers
@@ -183,6 +183,7 @@ mod tests {
             reason: format!("{id} cannot be moved"),
             remedy: format!("Remove {id}."),
             modes: modes.to_vec(),
+            unless_suspended: false,
         }
     }
 

@@ -1,5 +1,7 @@
 //! What every device implements, whatever its bus.
 
+use std::time::SystemTime;
+
 use crate::config::Config;
 use crate::descriptor::DeviceType;
 use crate::error::{Error, Result};
@@ -63,11 +65,23 @@ pub trait Device: Send + Sized + 'static {
     fn notify(&mut self, event: MigrationEvent) {
         let _ = event;
     }
+
+    /// The guest is suspended: when the device, which is quiesced, wants it woken; a time that has
+    /// passed is now.
+    fn wake_time(&mut self) -> Option<SystemTime> {
+        None
+    }
 }
 
 /// The error of a section the device does not have.
 pub fn no_such_section(section: &str) -> Error {
     Error::state(format!("It has no section '{section}'"))
+}
+
+/// Nanoseconds since 1970, as far as they can be said: until the year 2554.
+fn since_1970(time: SystemTime) -> u64 {
+    let since = time.duration_since(SystemTime::UNIX_EPOCH);
+    u64::try_from(since.unwrap_or_default().as_nanos()).unwrap_or(u64::MAX)
 }
 
 /// Answers the messages that mean the same on every bus; gives the others back.
@@ -91,6 +105,10 @@ pub(crate) fn common_call<D: Device>(
         Request::Notify { event } => {
             device.notify(event);
             Ok(Reply::Done)
+        }
+        Request::WakeTime => {
+            let at = device.wake_time().map(since_1970);
+            Ok(Reply::WakeTime { at })
         }
         other => return Err(other),
     })

@@ -79,6 +79,11 @@ pub struct Blocker {
     pub remedy: String,
     /// The modes it blocks. A blocker of no mode blocks nothing.
     pub modes: Vec<Mode>,
+    /// Whether it is lifted while the guest is suspended (ACPI S3, QEMU's runstate `suspended`), as that
+    /// of a device that is passed through: the guest's driver has put it to rest then, and sets it up
+    /// again when it is woken. The guest is not woken before the migration ends.
+    #[serde(default)]
+    pub unless_suspended: bool,
 }
 
 /// A vmstate section that a device writes and reads.

@@ -61,6 +61,10 @@ pub enum Request {
         /// Where it is.
         event: MigrationEvent,
     },
+    /// The guest is suspended (ACPI S3): when the quiesced device wants it woken by itself, as a clock
+    /// whose alarm is set. [`Reply::WakeTime`]. Asked again whenever a process begins to keep the
+    /// guest suspended. Unsupported: never.
+    WakeTime,
 }
 
 /// What a device gets to run with.
@@ -100,6 +104,11 @@ pub enum Reply {
     Blockers(Vec<Blocker>),
     /// To [`Request::Fds`].
     Fds(Vec<Fd>),
+    /// To [`Request::WakeTime`].
+    WakeTime {
+        /// On the host's clock of the day, in nanoseconds since 1970; one that has passed is now.
+        at: Option<u64>,
+    },
 }
 
 /// What a device turned out to be, once it is realized.

@@ -27,6 +27,8 @@ enum {
 #define COMMAND_INIT     0xc4500 /* assert, to all but self */
 #define COMMAND_STARTUP  0xc4600
 
+#define IOAPIC_MASKED    (1 << 16)
+
 #define PIC_DATA       0x21
 #define PIC_SLAVE_DATA 0xa1
 
@@ -34,6 +36,11 @@ void pic_mask(void)
 {
     out8(PIC_DATA, 0xff);
     out8(PIC_SLAVE_DATA, 0xff);
+}
+
+bool lapic_is_off(void)
+{
+    return !(mmio_read32(LAPIC + LAPIC_SPURIOUS) & SPURIOUS_ENABLE);
 }
 
 void lapic_init(void)
@@ -93,6 +100,12 @@ static void ioapic_write(uint32_t index, uint32_t value)
 {
     mmio_write32(IOAPIC, index);
     mmio_write32(IOAPIC + 0x10, value);
+}
+
+bool ioapic_is_masked(unsigned irq)
+{
+    mmio_write32(IOAPIC, 0x10 + 2 * irq);
+    return mmio_read32(IOAPIC + 0x10) & IOAPIC_MASKED;
 }
 
 void ioapic_route(unsigned irq, unsigned vector)

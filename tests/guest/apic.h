@@ -2,9 +2,14 @@
 #ifndef APIC_H
 #define APIC_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 void pic_mask(void);
+
+/* Whether they are as at power-on: the calling processor's local APIC, an input of the IOAPIC. */
+bool lapic_is_off(void);
+bool ioapic_is_masked(unsigned irq);
 
 /* For the calling processor. */
 void lapic_init(void);

@@ -33,6 +33,7 @@ struct request {
 };
 #define STATUS_PENDING 0xff
 
+static struct pci_function place;
 static struct virtio virtio;
 static struct rings rings;
 static struct request requests[BLOCK_SLOTS];
@@ -58,17 +59,31 @@ static void completed(unsigned vector)
     work_pending = true;
 }
 
-void blk_open(const struct pci_function *pci)
+static bool open(void)
 {
-    uint64_t sectors = parameter("blk", UINT64_MAX);
-    if (report->blk_state != BLK_ABSENT || sectors == 0)
-        return;
     uint32_t features = FEATURE_READ_ONLY | FEATURE_FLUSH;
     virtio = (struct virtio){ 0 };
     rings = (struct rings){ 0 };
     /* First, since a device may interrupt as soon as it is ready. */
     interrupt_handle(VECTOR_BLK, completed);
-    if (!virtio_open(&virtio, pci, features, &rings, DESCRIPTORS, VECTOR_BLK))
+    return virtio_open(&virtio, &place, features, &rings, DESCRIPTORS, VECTOR_BLK);
+}
+
+bool blk_wake(void)
+{
+    if (report->blk_state == BLK_ABSENT)
+        return true;
+    interrupted = false;
+    return open() && virtio.was_reset;
+}
+
+void blk_open(const struct pci_function *pci)
+{
+    uint64_t sectors = parameter("blk", UINT64_MAX);
+    if (report->blk_state != BLK_ABSENT || sectors == 0)
+        return;
+    place = *pci;
+    if (!open())
         return;
     if (virtio.config == 0) {
         print("blk: the disk does not tell its size; not used\n");

@@ -21,4 +21,7 @@ void blk_resume(void);
 /* Verifies the disk in this slot of bus 0, if there is one; true once it is not used any more. */
 bool blk_leave(uint8_t slot);
 
+/* After the machine slept: the device must have been reset, and is opened again, paused. */
+bool blk_wake(void);
+
 #endif

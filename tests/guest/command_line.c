@@ -5,7 +5,7 @@
 /* The head of hvm_start_info: Xen, docs/misc/pvh.pandoc. */
 struct start_info {
     uint32_t magic, version, flags, modules;
-    uint64_t modules_address, command_line_address;
+    uint64_t modules_address, command_line_address, rsdp_address;
 };
 #define START_INFO_MAGIC 0x336ec578
 
@@ -20,6 +20,11 @@ void command_line_init(const struct start_info *info)
     const char *text = (const char *)info->command_line_address;
     for (unsigned i = 0; i < COMMAND_LINE_SIZE - 1 && text[i] != '\0'; i++)
         command_line[i] = text[i];
+}
+
+uint64_t command_line_rsdp(const struct start_info *info)
+{
+    return info->magic == START_INFO_MAGIC ? info->rsdp_address : 0;
 }
 
 /* The text after `name=`, up to a blank or the end. */

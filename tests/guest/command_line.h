@@ -10,6 +10,9 @@ struct start_info;
 /* Copies the command line out of the loader's memory, which nobody keeps free afterwards. */
 void command_line_init(const struct start_info *info);
 
+/* Where the loader says that ACPI's tables begin; 0 if it does not. */
+uint64_t command_line_rsdp(const struct start_info *info);
+
 /* Decimal, or hexadecimal after 0x. */
 uint64_t parameter(const char *name, uint64_t otherwise);
 

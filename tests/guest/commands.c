@@ -9,6 +9,7 @@
 #include "hotplug.h"
 #include "interrupt.h"
 #include "report.h"
+#include "sleep.h"
 #include "timer.h"
 
 #define RESET_PORT  0xcf9
@@ -38,6 +39,10 @@ static const struct {
     { "resume", blk_resume },   { "reset", reset },         { "poweroff", power_off },
     { "fault", page_fault },     { "triple", triple_fault },
     { "refuse", hotplug_refuse }, { "hammer", hotplug_hammer },
+    { "sleep", sleep_in_real_mode },
+    { "sleep-x", sleep_in_flat_mode },
+    { "sleep-alarm", sleep_until_alarm },
+    { "sleep-nowhere", sleep_without_vector },
 };
 
 static bool equal(const char *a, const char *b)

@@ -46,6 +46,16 @@ void console_init(void)
     out8(COM1 + MODEM_CONTROL, MODEM_DTR_RTS_OUT2);
 }
 
+unsigned console_irq(void)
+{
+    return COM1_IRQ;
+}
+
+bool console_is_reset(void)
+{
+    return in8(COM1 + INTERRUPT_ENABLE) == 0;
+}
+
 void console_poll(void)
 {
     uint8_t status;

@@ -12,6 +12,10 @@ void console_init(void);
 void console_use_interrupt(void);
 void console_poll(void);
 
+/* The interrupt it uses, and whether the port raises none, as at power-on. */
+unsigned console_irq(void);
+bool console_is_reset(void);
+
 /* Knows %s, %lu and %lx. */
 __attribute__((format(printf, 1, 2))) void print(const char *format, ...);
 

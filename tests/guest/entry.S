@@ -4,6 +4,7 @@
  */
 
 #include "processors.h"
+#include "sleep.h"
 
 #define CODE32 0x08
 #define DATA   0x10
@@ -145,6 +146,66 @@ processor_start64:
     hlt
     jmp 5b
 
+/*
+ * void suspend(port, value): what C relies on goes on the stack, the stack to a place that is found again,
+ * and the write puts the machine to sleep. It may take a moment; the way on is the waking vector.
+ */
+    .global suspend
+suspend:
+    pushq %rbx
+    pushq %rbp
+    pushq %r12
+    pushq %r13
+    pushq %r14
+    pushq %r15
+    movl %esp, suspended_stack
+    movl %edi, %edx
+    movl %esi, %eax
+    outw %ax, %dx
+6:  pause
+    jmp 6b
+
+/* Copied to WAKING, where the machine wakes in real mode. There is no stack; what it finds is noted. */
+    .code16
+    .global waking, waking_end, waking_found
+waking:
+    cli
+    movl %cr0, %eax
+    movl %eax, %cs:(waking_found - waking + WAKING_IP)
+    movw %cs, %cs:(waking_found + 4 - waking + WAKING_IP)
+    lgdtl %cs:(waking_gdt_pointer - waking + WAKING_IP)
+    orl $CR0_PE, %eax
+    movl %eax, %cr0
+    ljmpl $CODE32, $woken32
+waking_gdt_pointer:
+    .word gdt_end - gdt - 1
+    .long gdt
+waking_found:
+    .long 0
+    .word 0
+waking_end:
+
+/* The X vector: woken in 32-bit mode, with flat segments of somebody else's. */
+    .code32
+    .global woken_flat
+woken_flat:
+    lgdt gdt_pointer
+    ljmp $CODE32, $woken32
+woken32:
+    load_data_segments
+    enter_long_mode woken64
+
+    .code64
+woken64:
+    movl suspended_stack, %esp
+    popq %r15
+    popq %r14
+    popq %r13
+    popq %r12
+    popq %rbp
+    popq %rbx
+    ret
+
     .section .rodata
     .balign 8
 gdt:
@@ -158,6 +219,8 @@ gdt_pointer:
     .long gdt
 
     .bss
+suspended_stack:
+    .skip 4
     .balign 4096
     .global page_map_level_4
 page_map_level_4:

@@ -13,6 +13,7 @@
 #include "processors.h"
 #include "report.h"
 #include "rng.h"
+#include "sleep.h"
 #include "timer.h"
 
 #define VIRTIO_VENDOR 0x1af4
@@ -53,6 +54,7 @@ static void serve(void)
     blk_serve();
     rng_serve();
     hotplug_serve();
+    sleep_serve();
 }
 
 /* Called by entry.S. */
@@ -61,6 +63,7 @@ void guest_main(const struct start_info *info, uint64_t entry_tsc);
 void guest_main(const struct start_info *info, uint64_t entry_tsc)
 {
     command_line_init(info);
+    sleep_init(info);
     report_init();
     report->entry_tsc = entry_tsc;
     console_init();

@@ -38,7 +38,8 @@ void processor_main(uint32_t id)
     lapic_timer_periodic(VECTOR_CPU_TIMER, report->lapic_hz / other_timer_hz);
     __asm__ volatile("lock incq %0" : "+m"(arrived) : : "cc");
     interrupts_on();
-    for (uint64_t loops = 1;; loops++) {
+    /* It goes on from where a machine that slept has left off. */
+    for (uint64_t loops = report->cpu_loops[id] + 1;; loops++) {
         report->cpu_loops[id] = loops;
         relax();
     }
@@ -51,6 +52,7 @@ void processors_start(uint64_t count)
         count = MAX_PROCESSORS;
     }
     wanted = count;
+    arrived = 1;
     other_timer_hz = report->timer_hz < 10 ? 1 : report->timer_hz / 10;
     if (count > 1) {
         interrupt_handle(VECTOR_CPU_TIMER, tick);

@@ -96,7 +96,11 @@ enum {
     F(0x158, uint64_t, rng_stalls)                                                                 \
     F(0x160, uint64_t, cpus)             /* running, CPU 0 included */                             \
     F(0x168, uint64_t, entry_tsc)        /* at the guest's first instructions */                   \
-    F(0x170, uint64_t, up_tsc)           /* when it began to walk its RAM */
+    F(0x170, uint64_t, up_tsc)           /* when it began to walk its RAM */                       \
+    F(0x178, uint64_t, sleeps)           /* times it suspended itself */                           \
+    F(0x180, uint64_t, wakes)            /* times it was woken and went on */                      \
+    F(0x188, uint64_t, wake_errors)      /* what was not as it must be then */                     \
+    F(0x190, uint64_t, wake_status)      /* PM1's status then */
 
 /* A disk request in flight. */
 struct blk_slot {

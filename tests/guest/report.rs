@@ -136,6 +136,10 @@ fields! {
     CPUS cpus 0x160 u64,
     ENTRY_TSC entry_tsc 0x168 u64,
     UP_TSC up_tsc 0x170 u64,
+    SLEEPS sleeps 0x178 u64,
+    WAKES wakes 0x180 u64,
+    WAKE_ERRORS wake_errors 0x188 u64,
+    WAKE_STATUS wake_status 0x190 u64,
 }
 
 macro_rules! arrays {

@@ -13,6 +13,7 @@
 #define STALL_SECONDS 2
 
 struct rng {
+    struct pci_function place;
     struct virtio virtio;
     volatile bool interrupted;
     bool open, leaving, in_flight;
@@ -26,12 +27,48 @@ static struct rng rngs[RNG_LIMIT];
 static struct rings rings[RNG_LIMIT];
 static unsigned count;
 static uint64_t pace;
+static bool at_rest;
 
 static void completed(unsigned vector)
 {
     report->irq_rng++;
     rngs[vector - VECTOR_RNG].interrupted = true;
     work_pending = true;
+}
+
+static bool open(unsigned index)
+{
+    struct rng *rng = &rngs[index];
+    rings[index] = (struct rings){ 0 };
+    /* First, since a device may interrupt as soon as it is ready. */
+    interrupt_handle(VECTOR_RNG + index, completed);
+    return virtio_open(&rng->virtio, &rng->place, 0, &rings[index], 1, VECTOR_RNG + index);
+}
+
+void rng_rest(bool rest)
+{
+    at_rest = rest;
+}
+
+bool rng_rests(void)
+{
+    for (unsigned i = 0; i < count; i++) {
+        if (rngs[i].open && rngs[i].in_flight)
+            return false;
+    }
+    return true;
+}
+
+bool rng_wake(void)
+{
+    bool well = true;
+    for (unsigned i = 0; i < count; i++) {
+        if (!rngs[i].open)
+            continue;
+        rngs[i].interrupted = false;
+        well = open(i) && rngs[i].virtio.was_reset && well;
+    }
+    return well;
 }
 
 void rng_open(const struct pci_function *pci)
@@ -42,11 +79,8 @@ void rng_open(const struct pci_function *pci)
     if (index == RNG_LIMIT || parameter("rng", 1) == 0)
         return;
     struct rng *rng = &rngs[index];
-    *rng = (struct rng){ 0 };
-    rings[index] = (struct rings){ 0 };
-    /* First, since a device may interrupt as soon as it is ready. */
-    interrupt_handle(VECTOR_RNG + index, completed);
-    if (!virtio_open(&rng->virtio, pci, 0, &rings[index], 1, VECTOR_RNG + index))
+    *rng = (struct rng){ .place = *pci };
+    if (!open(index))
         return;
     rng->open = true;
     rng->slot = pci->device;
@@ -140,7 +174,7 @@ void rng_serve(void)
             compiler_barrier();
             reap(i);
         }
-        if (!rng->in_flight && !rng->leaving && ticks - rng->last_fill >= pace) {
+        if (!at_rest && !rng->in_flight && !rng->leaving && ticks - rng->last_fill >= pace) {
             rng->last_fill = rng->last_progress = ticks;
             fill(i);
         } else if (rng->in_flight && ticks - rng->last_progress > seconds_in_ticks(STALL_SECONDS)) {

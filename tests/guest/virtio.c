@@ -55,6 +55,7 @@ static void write64(uint64_t address, uint64_t value)
 static const char *set_up(struct virtio *virtio, const struct pci_function *pci, uint64_t common,
                           uint32_t wanted_features, uint16_t descriptors, unsigned vector)
 {
+    virtio->was_reset = mmio_read8(common + DEVICE_STATUS) == 0;
     mmio_write8(common + DEVICE_STATUS, 0);
     while (mmio_read8(common + DEVICE_STATUS) != 0)
         relax();
@@ -100,6 +101,8 @@ bool virtio_open(struct virtio *virtio, const struct pci_function *pci, uint32_t
     pci_enable(pci);
     unsigned capability;
     virtio->rings = rings;
+    virtio->next_available = virtio->next_used = 0;
+    rings->available.index = rings->used.index = 0;
     virtio->config = find(pci, TYPE_DEVICE, &capability);
     virtio->notify = find(pci, TYPE_NOTIFY, &capability);
     uint32_t multiplier = 0;

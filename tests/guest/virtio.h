@@ -38,6 +38,7 @@ struct virtio {
     uint32_t features;      /* of the first 32, those accepted */
     uint16_t size;          /* of the queue */
     uint16_t next_available, next_used;
+    bool was_reset;         /* before it was opened */
 };
 
 /*

@@ -6,6 +6,7 @@ mod blockers;
 mod boot;
 mod chardevs;
 mod deaths;
+mod demand;
 mod document;
 mod exec;
 mod exec_deaths;
@@ -20,6 +21,7 @@ mod pause;
 mod power;
 mod runstate;
 mod settings;
+mod suspend;
 mod texts;
 mod transfer;
 

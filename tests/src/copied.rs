@@ -11,13 +11,13 @@ use crate::transfer::outcome;
 /// # Errors
 /// When it does not succeed.
 pub fn copy(source: &mut Machine, target: &mut Machine) -> Result<Value> {
-    let ran = source.status()? == "running";
+    let stays = source.status_elsewhere()?;
     begin(source, target)?;
     let info = outcome(source)?;
     if info["status"] != "completed" {
         bail!("The migration ended with {info}; {}", target.log());
     }
-    target.wait_status(if ran { "running" } else { "paused" })?;
+    target.wait_status(&stays)?;
     let left = source.status()?;
     ensure!(left == "postmigrate", "The source is '{left}'");
     Ok(info)

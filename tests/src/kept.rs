@@ -49,16 +49,17 @@ impl Machine {
         self.successor_unready(Main::Kept(incoming.to_owned()))
     }
 
-    /// Keeps the guest, ends the process, and loads it into the next one, where it runs if it ran.
+    /// Keeps the guest, ends the process, and loads it into the next one, where it runs
+    /// if it ran and sleeps if it slept.
     ///
     /// # Errors
     /// When any of that fails.
     pub fn through(mut self, uri: &str, incoming: &str) -> Result<Self> {
-        let ran = self.status()? == "running";
+        let stays = self.status_elsewhere()?;
         keep(&mut self, uri)?;
         self.quit()?;
         let mut next = self.loading(incoming)?;
-        next.wait_status(if ran { "running" } else { "paused" })?;
+        next.wait_status(&stays)?;
         Ok(next)
     }
 }

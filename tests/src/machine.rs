@@ -289,6 +289,16 @@ impl Machine {
         Ok(answer["status"].as_str().unwrap_or_default().to_owned())
     }
 
+    /// The runstate that the guest will have in the process that takes it over.
+    ///
+    /// # Errors
+    /// When the monitor does not answer.
+    pub fn status_elsewhere(&mut self) -> Result<String> {
+        let status = self.status()?;
+        let lives = ["running", "suspended"].contains(&status.as_str());
+        Ok(if lives { status } else { "paused".into() })
+    }
+
     /// Waits for a runstate.
     ///
     /// # Errors

@@ -11,7 +11,7 @@ use crate::wait::wait_for;
 pub struct Progress(Vec<(String, u64)>);
 
 /// Everything the guest counts that must never happen.
-const FAULTS: [Field; 9] = [
+const FAULTS: [Field; 10] = [
     report::RAM_ERRORS,
     report::TSC_BACKWARDS,
     report::IRQ_OTHER,
@@ -21,6 +21,7 @@ const FAULTS: [Field; 9] = [
     report::BLK_STALLS,
     report::RNG_ERRORS,
     report::RNG_STALLS,
+    report::WAKE_ERRORS,
 ];
 
 impl Progress {

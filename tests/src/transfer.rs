@@ -37,13 +37,13 @@ impl Handover {
 /// # Errors
 /// When it does not succeed; where the guest is then, the machines tell.
 pub fn transfer(source: &mut Machine, target: &mut Machine) -> Result<Handover> {
-    let ran = source.status()? == "running";
+    let stays = source.status_elsewhere()?;
     begin(source, target)?;
     let info = outcome(source)?;
     if info["status"] != "completed" {
         bail!("The handover ended with {info}");
     }
-    target.wait_status(if ran { "running" } else { "paused" })?;
+    target.wait_status(&stays)?;
     let left = source.status()?;
     ensure!(
         left == "postmigrate",

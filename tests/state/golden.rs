@@ -177,6 +177,12 @@ fn by_hand(name: &str, version: u32) -> Result<Option<(&'static str, Vec<u8>)>> 
         tsc: u64,
     }
     #[derive(Serialize)]
+    struct Sleep {
+        asleep: bool,
+        status: u16,
+        enable: u16,
+    }
+    #[derive(Serialize)]
     struct Request {
         queue: u16,
         head: u16,
@@ -221,6 +227,14 @@ fn by_hand(name: &str, version: u32) -> Result<Option<(&'static str, Vec<u8>)>> 
                 realtime: 1_795_000_000_000_000_000,
                 monotonic: 7_000_000_000_000,
                 tsc: 20_000_000_000_000,
+            })?,
+        )),
+        ("acpi-pm/sleep", 1) => Some((
+            "",
+            wire::encode(&Sleep {
+                asleep: true,
+                status: 0x8000,
+                enable: 0x400,
             })?,
         )),
         ("virtio-blk", 1) => {

@@ -242,7 +242,8 @@ const MIGRATION: &[Opt] = &[
         "only-migratable",
         "[MODE[,MODE...]]",
         "Do not start a machine that something keeps from being migrated in one of these modes: \
-         normal, which is meant if none is said, cpr-reboot, cpr-transfer, cpr-exec.",
+         normal, which is meant if none is said, cpr-reboot, cpr-transfer, cpr-exec. What suspending \
+         the guest lifts does not count.",
     )
     .or_bare("normal")
     .completes(Completion::Words(&[

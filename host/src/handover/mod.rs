@@ -119,7 +119,7 @@ fn may_begin<T>(
             )
             .into());
         }
-        RunState::Prelaunch | RunState::Running | RunState::Paused => {}
+        RunState::Prelaunch | RunState::Running | RunState::Suspended | RunState::Paused => {}
     }
     let checked = check(&state)?;
     state.boot_if_needed()?;

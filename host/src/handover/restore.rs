@@ -245,5 +245,6 @@ fn mapped_blocker() -> Blocker {
                  the guest anew"
                 .into(),
         modes: vec![Mode::CprTransfer, Mode::CprExec],
+        unless_suspended: false,
     }
 }

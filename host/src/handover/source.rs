@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use baton_migration::blockers::OwnedBlocker;
+use baton_migration::blockers::{Blocked, OwnedBlocker};
 use baton_migration::claim::Reclaimed;
 use baton_migration::fingerprint::MachineFingerprint;
 use baton_migration::handover::{OutgoingFd, SourceHost};
@@ -12,6 +12,7 @@ use baton_migration::stream::SectionWriter;
 use baton_migration::{HostError, MigrationEvent, Mode};
 use nix::errno::Errno;
 
+use crate::blockers::Objections;
 use crate::machine::events::MachineEvent;
 use crate::machine::{GlobalState, HostTime, Machine};
 use crate::runstate::RunState;
@@ -23,6 +24,8 @@ pub(super) struct Source {
     mode: Mode,
     /// What the guest was doing before the blackout.
     before: RunState,
+    /// What devices allow only while the guest is suspended, which it was when they were asked.
+    lifted: Vec<OwnedBlocker>,
     /// Whether devices were told to come to rest while the guest ran.
     settled: bool,
     /// Where it is going to be kept, if it is.
@@ -35,6 +38,7 @@ impl Source {
             vm,
             mode,
             before: RunState::Paused,
+            lifted: Vec::new(),
             settled: false,
             kept_in: None,
         }
@@ -56,15 +60,10 @@ impl Source {
 
 impl SourceHost for Source {
     fn device_blockers(&mut self, mode: Mode) -> Vec<OwnedBlocker> {
-        let all = self.machine(|machine| {
-            let failures = machine.failures();
-            machine
-                .devices()
-                .iter()
-                .flat_map(|d| d.blockers(mode, failures))
-                .collect()
-        });
-        all.unwrap_or_default()
+        let objections = self.machine(|machine| Objections::now(machine, mode));
+        let Objections { blocking, lifted } = objections.unwrap_or_default();
+        self.lifted = lifted;
+        blocking
     }
 
     fn fingerprint(&mut self) -> MachineFingerprint {
@@ -117,15 +116,26 @@ impl SourceHost for Source {
         if matches!(state.runstate, RunState::Shutdown | RunState::InternalError) {
             return Err("The guest has ended meanwhile".into());
         }
-        let running = state.runstate.is_running();
+        if !self.lifted.is_empty() && !state.guest_sleeps() {
+            // It was woken since. From here on nobody wakes it: the state is held, then the runstate
+            // is another.
+            return Err(Blocked {
+                mode: self.mode,
+                reasons: std::mem::take(&mut self.lifted),
+            }
+            .into());
+        }
         state.runstate = RunState::FinishMigrate;
-        if running {
+        if self.before.is_live() {
             self.vm.events.emit("STOP", None);
-            let machine = state
-                .machine
-                .as_mut()
-                .ok_or("There is no machine to migrate")?;
-            machine.stop(true)?;
+        }
+        if self.before.is_running() {
+            let stopped = self.vm.stop_machine(&mut state, true);
+            if state.guest_sleeps() {
+                // Nobody had acted on that yet.
+                self.before = RunState::Suspended;
+            }
+            stopped?;
         }
         self.vm.chardevs.hold()?;
         match self.mode {
@@ -157,8 +167,13 @@ impl SourceHost for Source {
             && let Some(machine) = &mut state.machine
         {
             // It was not stopped: what has come to rest is started again, from a full stop.
-            if let Err(e) = machine.stop(false).and_then(|()| machine.start()) {
-                tracing::error!("the guest cannot be resumed: {e}");
+            match machine.stop(false).and_then(|()| machine.start()) {
+                Ok(RunState::Suspended) => {
+                    self.vm.sleeps(&mut state);
+                    self.vm.events.emit("SUSPEND", None);
+                }
+                Ok(_) => {}
+                Err(e) => tracing::error!("the guest cannot be resumed: {e}"),
             }
             return;
         }
@@ -169,7 +184,7 @@ impl SourceHost for Source {
             // The main thread lives until it hears this.
             let _ = self.vm.requests.send(MachineEvent::Reset);
         }
-        if !self.before.is_running() {
+        if !self.before.is_live() {
             state.runstate = self.before;
             return;
         }

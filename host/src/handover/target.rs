@@ -83,10 +83,10 @@ pub fn run(vm: &Arc<Vm>, handover: TargetHandover, main: &SocketAddress, exit_on
     }
 }
 
-/// Whether the guest ran when its state was saved.
+/// Whether the guest ran when its state was saved, or slept: the machine knows which.
 pub(super) fn ran_in_source(global: &GlobalState) -> Result<bool, HostError> {
     match global.runstate.as_str() {
-        "running" => Ok(true),
+        "running" | "suspended" => Ok(true),
         "paused" | "prelaunch" => Ok(false),
         other => Err(format!("The source was in runstate '{other}'").into()),
     }
@@ -152,8 +152,12 @@ impl TargetHost for Target {
                 return Err(e.into());
             }
         };
-        let result = if runs { machine.enter() } else { Ok(()) };
-        if runs && result.is_ok() {
+        let result = if runs {
+            machine.enter()
+        } else {
+            Ok(RunState::Paused)
+        };
+        if matches!(result, Ok(RunState::Running)) {
             started.entered();
             machine.start_devices();
         }
@@ -162,14 +166,10 @@ impl TargetHost for Target {
         // Clients are told next that it has ended, and may want another.
         state.migration_over();
         match result {
-            Ok(()) => {
-                state.runstate = if runs {
-                    RunState::Running
-                } else {
-                    RunState::Paused
-                };
-                if runs {
-                    vm.events.emit("RESUME", None);
+            Ok(runstate) => {
+                match runs {
+                    true => vm.went_live(&mut state, runstate),
+                    false => state.runstate = runstate,
                 }
                 Ok(started)
             }

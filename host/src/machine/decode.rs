@@ -7,7 +7,7 @@ use serde::de::DeserializeOwned;
 use super::controllers::{ClockState, ControllersState};
 use super::hotplug::HotplugState;
 use super::pci::ConfigPortsState;
-use super::power::PowerState;
+use super::power::{PowerState, SleepState};
 use super::{GlobalState, HostTime, virtio};
 use crate::vcpu::VcpuState;
 
@@ -22,6 +22,7 @@ pub fn again(section: &str, payload: &[u8]) -> Option<Result<Vec<u8>, String>> {
         "kvmclock" => value::<ClockState>(payload, |_| Ok(())),
         "acpi-pm" => value::<PowerState>(payload, PowerState::check),
         "acpi-pm/pci-hotplug" => value::<HotplugState>(payload, HotplugState::check),
+        "acpi-pm/sleep" => value::<SleepState>(payload, SleepState::check),
         "pci-config-ports" => value::<ConfigPortsState>(payload, |_| Ok(())),
         "virtio-pci" => virtio::again(payload),
         _ => return None,

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use baton_migration::blockers::OwnedBlocker;
 use baton_migration::fds::{FdKey, FdTable};
@@ -250,6 +251,7 @@ impl MachineDevice {
                 reason: e.message,
                 remedy: "Unplug the device, or reset the guest".into(),
                 modes: vec![mode],
+                unless_suspended: false,
             }],
         };
         if let Some(reason) = failures.get(&self.id) {
@@ -258,6 +260,7 @@ impl MachineDevice {
                 reason: format!("the device has failed: {reason}"),
                 remedy: "Unplug the device, or restart the guest".into(),
                 modes: Mode::ALL.to_vec(),
+                unless_suspended: false,
             });
         }
         let owned = |blocker| OwnedBlocker {
@@ -285,6 +288,11 @@ impl MachineDevice {
     /// A migration went on.
     pub fn notify(&self, event: MigrationEvent) -> Result<()> {
         self.with_device(|device| device.notify(event))
+    }
+
+    /// When it wants a suspended guest woken.
+    pub fn wake_time(&self) -> Result<Option<SystemTime>> {
+        self.with_device(PluggedDevice::wake_time)
     }
 
     /// Writes what the host keeps of the device; it may be written while the guest runs.

@@ -5,6 +5,10 @@
 pub enum MachineEvent {
     /// The guest switches itself off.
     PowerOff,
+    /// The guest suspends itself to RAM.
+    Sleep,
+    /// A suspended guest has an alarm set from now on.
+    AlarmSet,
     /// The guest resets itself.
     Reset,
     /// A vCPU met a triple fault, which resets a PC.

@@ -46,6 +46,10 @@ pub const ACPI_TABLES: u64 = 0xe_0000;
 /// The end of the area for ACPI tables.
 pub const ACPI_TABLES_END: u64 = 0x10_0000;
 
+/// The FACS among them, in which a guest that sleeps has left where it goes on: the process that wakes
+/// it need not be the one that made the tables.
+pub const FACS: u64 = ACPI_TABLES + 0x40;
+
 /// Kernels are loaded from here on.
 pub const KERNEL_START: u64 = 0x10_0000;
 
@@ -69,7 +73,9 @@ pub const PCI_HOTPLUG_LENGTH: u8 = 16;
 pub const RESET_PORT: u16 = 0xcf9;
 /// What the guest writes there to reset the machine.
 pub const RESET_VALUE: u8 = 0x06;
-/// The sleep type of S5 in PM1 control.
+/// The sleep type of S3 in PM1 control.
+pub const SLEEP_TYPE_S3: u8 = 3;
+/// The sleep type of S5.
 pub const SLEEP_TYPE_S5: u8 = 5;
 /// The system control interrupt.
 pub const SCI: u32 = 9;

@@ -24,6 +24,7 @@ mod power;
 mod sci;
 mod sections;
 mod virtio;
+mod waking;
 mod warm;
 
 use std::collections::BTreeMap;
@@ -31,7 +32,7 @@ use std::fs::File;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use baton_migration::HostError;
 use baton_migration::fds::{FdKey, FdTable};
@@ -45,8 +46,9 @@ use crate::chardev::Chardevs;
 use crate::cli::{self, DeviceOption, Options};
 use crate::memory::{self, Contents, Ram};
 use crate::plugin::{Failures, Registry};
+use crate::runstate::RunState;
 use crate::vcpu::{Exits, Payload, Vcpu, carried, cpuid, msrs};
-use kvm_bindings::CpuId;
+use kvm_bindings::{CpuId, kvm_regs, kvm_sregs};
 use kvm_ioctls::Cap;
 
 use bus::AddressSpaces;
@@ -60,11 +62,13 @@ use pci::{ConfigPorts, Ecam, HostBridge, PciAddress, PciBus, PciWindows};
 use power::{Power, ResetRegister};
 use sci::Sci;
 use virtio::Surroundings;
+use waking::WakingVector;
 
 pub use devices::MachineDevice;
 pub use host_time::HostTime;
 pub use plan::{Planned, plan};
 pub use plugging::Arrival;
+pub use power::WakeSource;
 pub use sections::{GlobalState, MACHINE, sections};
 
 /// The owner of the boot files among handed-over descriptors.
@@ -262,27 +266,51 @@ impl Machine {
             .ok_or("There is no kernel to boot; say -kernel FILE")?;
         let entry = kernel.load(memory, self.around.ram.ranges(), self.tables.rsdp)?;
         let registers = boot::bsp_registers(entry, memory)?;
+        self.prepare_vcpus(move |sregs| registers.apply(sregs), registers.regs)
+    }
+
+    /// Brings the vCPUs from power-on to where the first enters the guest, with these registers, and
+    /// the others wait for it to start them.
+    fn prepare_vcpus(
+        &self,
+        special: impl Fn(&mut kvm_sregs) + Copy + Send + 'static,
+        regs: kvm_regs,
+    ) -> Result<(), HostError> {
         for vcpu in &self.vcpus {
-            let registers = (vcpu.id() == 0).then_some(registers);
-            let prepared = vcpu.with(move |vcpu| prepare_vcpu(vcpu, registers.as_ref()))?;
-            prepared.map_err(kvm::ioctl("prepare a vCPU for the kernel"))?;
+            let first = vcpu.id() == 0;
+            let prepared = vcpu.with(move |vcpu| {
+                prepare_vcpu(vcpu)?;
+                if first {
+                    let mut sregs = vcpu.get_sregs()?;
+                    special(&mut sregs);
+                    vcpu.set_sregs(&sregs)?;
+                    vcpu.set_regs(&regs)?;
+                }
+                Ok(())
+            })?;
+            prepared.map_err(kvm::ioctl("prepare a vCPU for the guest"))?;
         }
         Ok(())
     }
 
-    /// The guest runs: [`Self::enter`], then [`Self::start_devices`].
-    pub fn start(&self) -> Result<(), HostError> {
-        self.enter()?;
-        self.start_devices();
-        Ok(())
+    /// The guest runs, or sleeps on: gives which. [`Self::enter`], then [`Self::start_devices`].
+    pub fn start(&self) -> Result<RunState, HostError> {
+        let runstate = self.enter()?;
+        if runstate == RunState::Running {
+            self.start_devices();
+        }
+        Ok(runstate)
     }
 
     /// The vCPUs enter the guest, before the devices start: a notification that comes before its
-    /// device is up waits in an eventfd.
+    /// device is up waits in an eventfd. They do not if it sleeps; gives which.
     ///
     /// Waits for the vCPUs' threads to get there. That is what ends a blackout, and a thread that
     /// waits leaves its CPU to the one it woke, which a scheduler may have put behind it.
-    pub fn enter(&self) -> Result<(), HostError> {
+    pub fn enter(&self) -> Result<RunState, HostError> {
+        if self.is_asleep() {
+            return Ok(RunState::Suspended);
+        }
         let (entering, entered) = std::sync::mpsc::channel();
         for vcpu in &self.vcpus {
             vcpu.run(entering.clone())?;
@@ -295,7 +323,7 @@ impl Machine {
                 break;
             }
         }
-        Ok(())
+        Ok(RunState::Running)
     }
 
     /// The devices start. One that fails to is that device's failure alone.
@@ -353,16 +381,69 @@ impl Machine {
 
     /// Power-on again, and boots anew. The guest does not run.
     pub fn reset(&mut self) -> Result<(), HostError> {
+        self.power_cycle()?;
+        self.hotplug.reset();
+        self.boot()
+    }
+
+    /// Whether the guest sleeps (ACPI S3). It is known from the guest's last access on, before the
+    /// vCPUs have been stopped.
+    pub fn is_asleep(&self) -> bool {
+        self.power.is_asleep()
+    }
+
+    /// When the sleeping guest's clock wakes it, if the guest lets it: RTC_EN.
+    pub fn alarm(&self) -> Option<SystemTime> {
+        if !self.power.takes_alarm() {
+            return None;
+        }
+        let time = |device: &MachineDevice| {
+            device.wake_time().unwrap_or_else(|e| {
+                tracing::warn!("it will not wake the guest: {e}");
+                None
+            })
+        };
+        self.devices.iter().filter_map(time).min()
+    }
+
+    /// Where the sleeping guest would go on.
+    ///
+    /// # Errors
+    ///
+    /// It has left no address to go on at.
+    pub fn waking_vector(&self) -> Result<WakingVector, HostError> {
+        Ok(WakingVector::read(self.around.ram.memory())?)
+    }
+
+    /// Ends the guest's sleep: everything but RAM and time is as at power-on, and the first vCPU goes
+    /// on at `vector`. The guest does not run yet.
+    pub fn wake(&mut self, vector: WakingVector, source: WakeSource) -> Result<(), HostError> {
+        let offsets = self.vcpus.iter().map(Vcpu::tsc_offset);
+        let offsets = offsets.collect::<Result<Vec<_>, _>>()?;
+        self.power_cycle()?;
+        // ACPI leaves open what becomes of the time stamp counter; one that goes on is the kindest.
+        for (vcpu, offset) in self.vcpus.iter().zip(offsets) {
+            offset.map_or(Ok(()), |offset| vcpu.set_tsc_offset(offset))?;
+        }
+        pci::assign(&self.pci, PciWindows::new(self.around.ram.end()))?;
+        self.prepare_vcpus(move |sregs| vector.apply(sregs), vector.regs())?;
+        self.hotplug.wake();
+        self.power.wake(source);
+        Ok(())
+    }
+
+    /// Everything but RAM and time is as at power-on.
+    fn power_cycle(&mut self) -> Result<(), HostError> {
+        // What the vCPUs had when they stopped is nothing now.
+        self.stopped.clear();
         for device in &self.devices {
             if let Err(e) = device.reset() {
                 self.around.failures.add(device.id(), &e.message);
             }
         }
         self.power.reset();
-        self.hotplug.reset();
         sections::load_vcpus(&self.vcpus, &self.power_on.vcpus)?;
-        self.power_on.controllers.load(&self.around.vm)?;
-        self.boot()
+        Ok(self.power_on.controllers.load(&self.around.vm)?)
     }
 
     /// Tells a paravirtual guest that it was stopped for a while, so that its watchdogs keep calm.
@@ -594,12 +675,8 @@ fn open_kernel(
     }))
 }
 
-/// Brings a vCPU at power-on to where the kernel begins (the first), or to where it waits for the
-/// first to start it (the others).
-fn prepare_vcpu(
-    vcpu: &kvm_ioctls::VcpuFd,
-    registers: Option<&boot::BspRegisters>,
-) -> Result<(), kvm_ioctls::Error> {
+/// Gives a vCPU at power-on what a firmware would.
+fn prepare_vcpu(vcpu: &kvm_ioctls::VcpuFd) -> Result<(), kvm_ioctls::Error> {
     let entries: Vec<_> = msrs::at_reset()
         .iter()
         .map(|&(index, data)| kvm_bindings::kvm_msr_entry {
@@ -610,12 +687,6 @@ fn prepare_vcpu(
         .collect();
     if let Ok(msrs) = kvm_bindings::Msrs::from_entries(&entries) {
         vcpu.set_msrs(&msrs)?;
-    }
-    if let Some(registers) = registers {
-        let mut sregs = vcpu.get_sregs()?;
-        registers.apply(&mut sregs);
-        vcpu.set_sregs(&sregs)?;
-        vcpu.set_regs(&registers.regs)?;
     }
     Ok(())
 }

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::controllers::{self, ClockState, ControllersState};
 use super::pci::ConfigPortsState;
-use super::power::{Power, PowerState};
+use super::power::{Power, PowerState, SleepState};
 use super::{HostTime, Machine, MachineDevice, host_time, hotplug};
 use crate::vcpu::{self, Payload, Vcpu, VcpuState};
 
@@ -111,6 +111,9 @@ impl Machine {
         if let Some(pending) = self.hotplug.state() {
             put(out, &hotplug_section(), 0, &pending)?;
         }
+        if let Some(sleep) = self.power.sleep_state() {
+            put(out, &Power::sleep_section(), 0, &sleep)?;
+        }
         put(out, &ports_section(), 0, &self.ports.state())?;
         self.devices.iter().try_for_each(|device| device.save(out))
     }
@@ -157,6 +160,7 @@ impl Machine {
         let controllers: ControllersState = get(state, &controllers::controllers_section(), 0)?;
         let clock: ClockState = get(state, &controllers::clock_section(), 0)?;
         let power: PowerState = get(state, &Power::section(), 0)?;
+        let sleep: Option<SleepState> = get_if_present(state, &Power::sleep_section())?;
         let ports: ConfigPortsState = get(state, &ports_section(), 0)?;
         let hotplug = get_if_present(state, &hotplug_section())?;
         self.routing_once(|| {
@@ -164,7 +168,7 @@ impl Machine {
                 .into_iter()
                 .try_for_each(|(device, section)| device.load(section, state))
         })?;
-        self.power.load(power)?;
+        self.power.load(power, sleep)?;
         self.hotplug.load(hotplug)?;
         self.ports.load(ports);
         finish_load(pending)?;

@@ -49,6 +49,8 @@ pub enum Command {
     SystemReset,
     #[serde(rename = "system_powerdown")]
     SystemPowerdown,
+    #[serde(rename = "system_wakeup")]
+    SystemWakeup,
     Migrate {
         uri: Option<String>,
         channels: Option<Vec<MigrationChannel>>,

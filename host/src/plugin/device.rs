@@ -1,6 +1,7 @@
 //! A device in a plugin, with the questions the rest of the VMM asks it.
 
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use baton_plugin_api::abi::PluginDevice;
 use baton_plugin_api::migration::SUBSECTION;
@@ -140,6 +141,17 @@ impl PluggedDevice {
         self.plugin()?
             .call_if_known(&Request::Notify { event })
             .map(|_| ())
+    }
+
+    /// When it wants a suspended guest woken.
+    pub fn wake_time(&mut self) -> Result<Option<SystemTime>, DeviceError> {
+        match self.plugin()?.call_if_known(&Request::WakeTime)? {
+            Some(Reply::WakeTime { at }) => {
+                Ok(at.map(|at| SystemTime::UNIX_EPOCH + Duration::from_nanos(at)))
+            }
+            Some(other) => Err(self.out_of_place(&other)),
+            None => Ok(None),
+        }
     }
 
     /// Reads a register.

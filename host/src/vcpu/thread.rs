@@ -246,6 +246,20 @@ impl Vcpu {
         self.orders.send(order).map_err(|_| VcpuError::Gone)
     }
 
+    /// How far a stopped vCPU's time stamp counter is from the host's, where the kernel tells.
+    pub fn tsc_offset(&self) -> Result<Option<u64>, VcpuError> {
+        self.with(|vcpu| tsc::offset(vcpu).ok())
+    }
+
+    /// Sets it.
+    pub fn set_tsc_offset(&self, offset: u64) -> Result<(), VcpuError> {
+        self.with(move |vcpu| tsc::set_offset(vcpu, offset))?
+            .map_err(|source| VcpuError::Ioctl {
+                what: "write its TSC offset",
+                source,
+            })
+    }
+
     /// Runs `f` on a stopped vCPU's descriptor.
     pub fn with<T: Send + 'static>(
         &self,

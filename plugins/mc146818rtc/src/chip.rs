@@ -193,6 +193,14 @@ impl Chip {
             .map(|due| due - self.offset)
     }
 
+    /// When, on the host's clock, the alarm goes off next, if its interrupt is enabled. It may have
+    /// already, since nothing was computed of late.
+    pub(crate) fn alarm_time(&self) -> Option<i128> {
+        let enabled = self.cmos[B] & ALARM != 0 && self.runs();
+        let at = enabled.then(|| self.alarm().next_after(seconds(self.seen)));
+        at.flatten().map(|at| i128::from(at) * SECOND - self.offset)
+    }
+
     /// Whether the interrupt is to be raised since the last question.
     pub(crate) fn take_interrupt(&mut self) -> bool {
         std::mem::take(&mut self.interrupt)

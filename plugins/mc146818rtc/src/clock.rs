@@ -2,7 +2,7 @@
 
 use std::os::fd::{AsFd, AsRawFd};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use baton_plugin_api::vmm_sys_util::eventfd::EventFd;
 use baton_plugin_api::{Error, Readiness, Result, Waiter};
@@ -73,6 +73,13 @@ impl Clock {
     /// Back to power-on, but for what the battery keeps.
     pub(crate) fn reset(&self) {
         self.shared().chip.reset();
+    }
+
+    /// When the alarm goes off next.
+    pub(crate) fn alarm_time(&self) -> Option<SystemTime> {
+        let at = self.shared().chip.alarm_time()?;
+        let since = u64::try_from(at.max(0)).unwrap_or(u64::MAX);
+        Some(SystemTime::UNIX_EPOCH + Duration::from_nanos(since))
     }
 
     pub(crate) fn save(&self) -> RtcSection {

@@ -14,6 +14,7 @@ mod state;
 mod tests;
 
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use baton_plugin_api::bus::{AcpiDevice, Region, RegionKind};
 use baton_plugin_api::{
@@ -103,6 +104,10 @@ impl Device for Rtc {
     fn reset(&mut self) -> Result<()> {
         self.clock()?.reset();
         Ok(())
+    }
+
+    fn wake_time(&mut self) -> Option<SystemTime> {
+        self.clock.as_ref()?.alarm_time()
     }
 
     fn save(&mut self, section: &str) -> Result<Vec<u8>> {

@@ -214,3 +214,30 @@ fn only_the_data_port_is_read() {
     device.read(0, 0, &mut index);
     assert_eq!((index, read(&mut device, 0x40)), ([0xff], 0x12));
 }
+
+#[test]
+fn an_alarm_that_is_enabled_is_when_the_guest_wants_to_be_woken() {
+    const ALARM: u8 = 0x20;
+    let host = TestHost::new();
+    let mut device = started(&host);
+    // Every second.
+    for register in [1, 3, 5] {
+        write(&mut device, register, 0xff);
+    }
+    device.quiesce().unwrap();
+    assert_eq!(device.wake_time(), None);
+    let before = std::time::SystemTime::now();
+    let b = read(&mut device, B);
+    write(&mut device, B, b | ALARM);
+    let at = device.wake_time().unwrap();
+    let second = std::time::Duration::from_secs(1);
+    assert!(at > before && at <= before + 2 * second, "{at:?}");
+    // One that has passed since the state was saved is told, too: nobody was there to see it.
+    let mut state = state(&mut device);
+    state.seen = Time::new(now() - 60_000_000_000);
+    load(&mut device, &state).unwrap();
+    assert!(device.wake_time().unwrap() < before - 50 * second);
+    // A wake-up resets the chip.
+    device.reset().unwrap();
+    assert_eq!(device.wake_time(), None);
+}

@@ -120,21 +120,22 @@ impl IncomingHost for Target {
         let machine = self.machine.take();
         let machine = machine.ok_or_else(|| never("The machine is not built".into()))?;
         let runs = self.ran && state.autostart;
-        let started = if runs { machine.start() } else { Ok(()) };
+        let started = if runs {
+            machine.start()
+        } else {
+            Ok(RunState::Paused)
+        };
         state.machine = Some(machine);
         // Clients are told next that it has ended, and may want another.
         state.migration_over();
-        if let Err(error) = started {
+        let runstate = started.map_err(|error| {
             // Some vCPU may have run.
             state.runstate = RunState::InternalError;
-            return Err(StartFailure { ran: true, error });
-        }
-        state.runstate = match runs {
-            true => RunState::Running,
-            false => RunState::Paused,
-        };
-        if runs {
-            vm.events.emit("RESUME", None);
+            StartFailure { ran: true, error }
+        })?;
+        match runs {
+            true => vm.went_live(&mut state, runstate),
+            false => state.runstate = runstate,
         }
         Ok(())
     }

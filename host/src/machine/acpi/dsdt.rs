@@ -11,7 +11,7 @@ use super::fadt::{PM_TIMER_LENGTH, PM1_CONTROL_LENGTH, PM1_EVENT_LENGTH};
 use super::{AcpiInput, Error, OEM_ID, OEM_REVISION, OEM_TABLE_ID, devices, hotplug, pci};
 use crate::machine::layout::{
     ECAM_SIZE, ECAM_START, GPE0_LENGTH, GPE0_PORT, PCI_HOTPLUG_LENGTH, PCI_HOTPLUG_PORT,
-    PM_TIMER_PORT, PM1_CONTROL_PORT, PM1_EVENT_PORT, SLEEP_TYPE_S5,
+    PM_TIMER_PORT, PM1_CONTROL_PORT, PM1_EVENT_PORT, SLEEP_TYPE_S3, SLEEP_TYPE_S5,
 };
 
 /// From 2 on integers have 64 bits.
@@ -28,6 +28,7 @@ pub(super) fn dsdt(input: &AcpiInput<'_>) -> Result<Sdt, Error> {
 
     let mut body = Scope::raw("_SB_".into(), devices);
     body.extend(hotplug::events());
+    Name::new("_S3_".into(), &sleep(SLEEP_TYPE_S3)).to_aml_bytes(&mut body);
     Name::new("_S5_".into(), &sleep(SLEEP_TYPE_S5)).to_aml_bytes(&mut body);
     let mut dsdt = Sdt::new(*b"DSDT", 36, REVISION, OEM_ID, OEM_TABLE_ID, OEM_REVISION);
     dsdt.append_slice(&body);

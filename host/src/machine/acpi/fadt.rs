@@ -29,14 +29,13 @@ const NO_C3: u16 = 1001;
 /// The FADT, revision 6.5, for tables at these guest addresses, which are below 4 GiB.
 ///
 /// PWR_BUTTON and SLP_BUTTON stay clear, which makes both buttons fixed features: events of PM1.
-/// TMR_VAL_EXT stays clear: 24 bits of the timer count, whatever the rest does. SMI_CMD is 0: the
+/// FIX_RTC stays clear, since RTC_EN lets the clock's alarm wake the guest, and RTC_S4 too, since it does
+/// not from S4, which there is not. TMR_VAL_EXT stays clear: 24 bits of the timer count, whatever the rest does. SMI_CMD is 0: the
 /// machine is in ACPI mode from the start, and SCI_EN is always set.
 pub(super) fn fadt(facs: u64, dsdt: u64) -> FADT {
     let mut fadt = FADTBuilder::new(OEM_ID, OEM_TABLE_ID, OEM_REVISION)
         .flag(Flags::Wbinvd)
         .flag(Flags::ProcC1)
-        // The clock's alarm cannot wake by a fixed feature.
-        .flag(Flags::FixRtc)
         .flag(Flags::ResetRegSup);
     // Both widths: readers of old tables look at the first, and equal values are no conflict.
     fadt.firmware_ctrl = (facs as u32).into();

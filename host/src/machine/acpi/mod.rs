@@ -98,6 +98,7 @@ pub fn build(input: &AcpiInput<'_>) -> Result<Tables, Error> {
     let mut image = Image::default();
     // First, since it is what guests scan for; its content is known last.
     let rsdp = image.add(&Rsdp::new(OEM_ID, 0));
+    // Second, since its place is one for all builds: `layout::FACS`.
     let facs = image.add(&facs());
     let dsdt = image.add(&dsdt::dsdt(input)?);
     let mut xsdt = XSDT::new(OEM_ID, OEM_TABLE_ID, OEM_REVISION);
@@ -154,7 +155,7 @@ impl Image {
 }
 
 /// Where the guest says how it wants to be woken (ACPI 6.5 section 5.2.10). Without the flag
-/// 64BIT_WAKE_SUPPORTED: the VMM enters the 32-bit vector, in real mode.
+/// 64BIT_WAKE_SUPPORTED: the VMM enters the vector in real mode, and the X vector in 32-bit mode.
 fn facs() -> FACS {
     let mut facs = FACS::new();
     facs.version = 2;

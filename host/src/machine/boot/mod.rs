@@ -26,7 +26,7 @@ use std::os::unix::fs::FileExt;
 use vm_memory::{GuestAddress, GuestMemoryMmap};
 
 pub use error::Error;
-pub use registers::{BspRegisters, bsp_registers};
+pub use registers::{BspRegisters, CR0_ET, RFLAGS, bsp_registers};
 
 use memory_map::MemoryMap;
 

@@ -9,7 +9,7 @@ use super::{Entry, Error};
 /// Protected mode (Intel SDM volume 3, section 2.5).
 const CR0_PE: u64 = 1;
 /// An x87 is there: always set.
-const CR0_ET: u64 = 1 << 4;
+pub const CR0_ET: u64 = 1 << 4;
 /// Paging.
 const CR0_PG: u64 = 1 << 31;
 /// Page table entries of 64 bits, which long mode needs.
@@ -17,7 +17,7 @@ const CR4_PAE: u64 = 1 << 5;
 /// Long mode enabled, and active (Intel SDM volume 3, section 2.2.1).
 const EFER_LME_LMA: u64 = (1 << 8) | (1 << 10);
 /// Bit 1 reads 1, interrupts are off.
-const RFLAGS: u64 = 2;
+pub const RFLAGS: u64 = 2;
 
 /// Selectors that the 64-bit protocol names: `__BOOT_CS`, `__BOOT_DS` (boot.rst).
 const BOOT_CS: u16 = 0x10;
@@ -73,6 +73,18 @@ pub fn bsp_registers(entry: Entry, memory: &GuestMemoryMmap<()>) -> Result<BspRe
 }
 
 impl BspRegisters {
+    /// Flat 32-bit protected mode without paging, at `rip`.
+    pub fn flat(rip: u32) -> Self {
+        Self {
+            regs: kvm_regs {
+                rip: rip.into(),
+                rflags: RFLAGS,
+                ..Default::default()
+            },
+            long_mode: false,
+        }
+    }
+
     /// Changes what a vCPU just reset has in its special registers (KVM_GET_SREGS) into what the
     /// kernel expects; everything else, such as the local APIC's base, stays.
     pub fn apply(&self, sregs: &mut kvm_sregs) {

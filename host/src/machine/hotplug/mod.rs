@@ -102,6 +102,16 @@ impl Hotplug {
         self.update(&state);
     }
 
+    /// The guest wakes from a sleep: what it was told, or came meanwhile, it is told once it listens again.
+    pub fn wake(&self) {
+        let mut state = self.lock();
+        state.enable = 0;
+        if state.up | state.down != 0 {
+            state.status |= EVENT;
+        }
+        self.update(&state);
+    }
+
     /// What can change, unless it is as at power-on.
     pub fn state(&self) -> Option<HotplugState> {
         let state = *self.lock();

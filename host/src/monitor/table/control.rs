@@ -9,6 +9,10 @@ pub(super) static COMMANDS: &[Spec] = &[
         "Lets the guest run; one that comes in runs once it is here",
     ),
     Spec::new("system_reset", "Resets the machine"),
-    Spec::new("system_powerdown", "Presses the power button"),
+    Spec::new(
+        "system_powerdown",
+        "Presses the power button, which wakes a guest that is suspended",
+    ),
+    Spec::new("system_wakeup", "Wakes a guest that is suspended"),
     Spec::new("quit", "Ends the process"),
 ];

@@ -8,6 +8,8 @@ use crate::monitor::qapi::{Enum, Member};
 pub(super) static EVENTS: &[Event] = &[
     Event::new("STOP", "The guest was stopped"),
     Event::new("RESUME", "The guest runs again"),
+    Event::new("SUSPEND", "The guest has suspended itself"),
+    Event::new("WAKEUP", "The guest was woken"),
     Event::new("POWERDOWN", "The power button was pressed"),
     Event::new("RESET", "The machine was reset").has(&[
         Member::required("guest", Bool, "whether the guest did it"),

@@ -270,6 +270,11 @@ static BLOCKER: Object = Object::new(
         ),
         Member::required("reason", Str, "for people"),
         Member::required("remedy", Str, "for people: what to do about it"),
+        Member::optional(
+            "unless-suspended",
+            Bool,
+            "true: it is lifted while the guest is suspended",
+        ),
     ],
 );
 

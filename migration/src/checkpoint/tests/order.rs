@@ -123,6 +123,7 @@ fn a_blocker_ends_it_before_anything_is_done() {
             reason: "it cannot".into(),
             remedy: "unplug it".into(),
             modes: vec![Mode::CprReboot],
+            unless_suspended: false,
         },
     });
     let outcome = run(&stage, &mut host, &mut keeper);
@@ -141,6 +142,7 @@ fn no_blocker_is_added_meanwhile() {
         reason: "late".into(),
         remedy: String::new(),
         modes: vec![Mode::CprReboot],
+        unless_suspended: false,
     };
     stage.blockers.add("x", blocker.clone()).unwrap_err();
     let second = Checkpoint::begin(stage.options(), &mut host, &mut keeper);

@@ -279,6 +279,7 @@ fn what_blocks_it_is_told_before_anything_happens() {
             reason: "it has state elsewhere".into(),
             remedy: "Unplug it.".into(),
             modes: vec![Mode::CprTransfer],
+            unless_suspended: false,
         },
     }];
     let text = refused(&rig, &mut source);
@@ -346,6 +347,7 @@ fn a_second_migration_and_new_blockers_are_refused_while_one_is_under_way() {
         reason: "r".into(),
         remedy: String::new(),
         modes: vec![],
+        unless_suspended: false,
     };
     rig.blockers.add("", blocker.clone()).unwrap_err();
     drop(handover);
