@@ -61,9 +61,27 @@ draw() {
     touch /tmp/draws.done
 }
 
-# Past the cache: what the host left there, not what was there before.
+# Comes back when the guest has been woken.
+sleep_in_ram() {
+    echo mem >/sys/power/state || fault "the guest does not suspend itself at '$1'"
+}
+
+# Past the cache: what the host left there, not what was there before. A word counts once.
 read_mailbox() {
-    until [ "$(dd if=/dev/vda bs=4096 skip=8192 count=1 iflag=direct 2>/dev/null | head -c 4)" = STOP ]; do
+    last=
+    while :; do
+        word=$(dd if=/dev/vda bs=4096 skip=8192 count=1 iflag=direct 2>/dev/null | head -c 8)
+        case $word in
+        STOP) break ;;
+        "$last") ;;
+        MEM*) sleep_in_ram "$word" ;;
+        NAP*)
+            echo 0 >/sys/class/rtc/rtc0/wakealarm
+            echo +10 >/sys/class/rtc/rtc0/wakealarm || fault "the clock takes no alarm"
+            sleep_in_ram "$word"
+            ;;
+        esac
+        last=$word
         usleep 300000
     done
     touch /tmp/stop

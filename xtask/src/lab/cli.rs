@@ -15,6 +15,7 @@ cargo xtask lab shell [OPTIONS]       a shell in the outer machine (leave with C
 JOB      transfer       boot a guest and hand it over by cpr-transfer (the default)
          modes          boot a guest and take it through every migration mode
          kexec          keep a guest, boot the outer machine into another kernel, go on there
+         suspend        let a guest suspend itself to RAM, migrate it asleep, and wake it
          boot           boot a guest and let it work, no handover
          FILE.sh        run a script of your own in the outer machine
 
@@ -163,8 +164,11 @@ fn parse(args: &[String]) -> Result<(Job, Options)> {
         "boot" => Job::Transfer { count: 0 },
         "modes" => Job::Modes,
         "kexec" => Job::Kexec,
+        "suspend" => Job::Suspend,
         file if file.ends_with(".sh") => Job::Script(file.into()),
-        other => bail!("No job `{other}`: it is transfer, modes, kexec, boot or a FILE.sh"),
+        other => {
+            bail!("No job `{other}`: it is transfer, modes, kexec, suspend, boot or a FILE.sh")
+        }
     };
     Ok((job, options))
 }

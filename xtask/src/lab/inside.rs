@@ -23,5 +23,9 @@ pub(crate) const FILE_SYSTEM: u64 = 32 << 20;
 /// One block behind the file system, in which the agent leaves the guest a word. The guest reads it
 /// past its cache, so a VMM that serves old data is found out, too.
 pub(crate) const MAILBOX: u64 = 4096;
-/// The word that ends the guest's workload.
-pub(crate) const STOP: &[u8] = b"STOP";
+/// The word that ends the guest's workload. A word has up to 8 letters.
+pub(crate) const STOP: &str = "STOP";
+/// The guest suspends itself; a number follows, since each word counts once.
+pub(crate) const SUSPEND: &str = "MEM";
+/// The same, and its clock's alarm wakes it 10 s later.
+pub(crate) const NAP: &str = "NAP";

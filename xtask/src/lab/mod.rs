@@ -40,6 +40,8 @@ pub(crate) enum Job {
     Modes,
     /// Keep a guest whose RAM is persistent memory, boot L1 into another kernel, and go on there.
     Kexec,
+    /// Let a guest suspend itself to RAM, migrate it asleep, wake it, and judge the same way.
+    Suspend,
     /// Run this shell script as `/lab/run`; its exit status is the result.
     Script(PathBuf),
     /// Give the terminal a shell in L1.
@@ -53,13 +55,15 @@ impl Job {
             Self::Transfer { count } => Some(format!("transfer {vmm} {count}")),
             Self::Modes => Some(format!("modes {vmm}")),
             Self::Kexec => Some(format!("kexec {vmm}")),
+            Self::Suspend => Some(format!("suspend {vmm}")),
             Self::Script(_) | Self::Shell => None,
         }
     }
 
-    /// Whether the job needs modes that QEMU has not, or not yet.
+    /// Whether the job needs what QEMU has not, or not yet: modes, or a way back from S3 for a guest that
+    /// no firmware has booted.
     fn only_baton(&self) -> bool {
-        matches!(self, Self::Modes | Self::Kexec)
+        matches!(self, Self::Modes | Self::Kexec | Self::Suspend)
     }
 }
 

@@ -85,6 +85,7 @@ fn run_lab(filter: Option<&str>, without: bool, tally: &mut Tally) {
         ("lab: transfer", Job::Transfer { count: 10 }),
         ("lab: modes", Job::Modes),
         ("lab: kexec", Job::Kexec),
+        ("lab: suspend", Job::Suspend),
     ];
     for (name, job) in jobs {
         if filter.is_none_or(|filter| name.contains(filter)) {

@@ -8,7 +8,7 @@ use super::super::{Vmm, inside};
 use super::command_line::{Guest, SERIAL};
 use super::generation::Origin;
 use super::life::{self, Life};
-use super::migration::{self, Took};
+use super::migration::{self, RUNNING, Took};
 use super::next_kernel;
 use super::serial::Serial;
 use crate::lab::process;
@@ -91,7 +91,7 @@ fn go_on(guest: Guest, notes: &Value) -> Result<String> {
 
     let start = Instant::now();
     let mut life = Life::resume(guest, 1, ahead, Origin::Incoming("defer"))?;
-    let loaded = migration::load(&mut life.now, Some(STATE), true)?;
+    let loaded = migration::load(&mut life.now, Some(STATE), true, RUNNING)?;
     let load = start.elapsed().as_millis();
     let total = now()?.saturating_sub(number("began")?);
     life.goes_on().context("Under the new kernel")?;

@@ -118,7 +118,7 @@ impl Life {
         if drift.abs() > DRIFT {
             bail!("The guest's time of day has changed by {drift:.3} s against the host's");
         }
-        tell_guest_to_stop(&self.guest.disk)?;
+        tell_guest(&self.guest.disk, inside::STOP)?;
         let said = wait_for("the guest's own verdict", END, || {
             Ok(Serial::read(SERIAL)?.result().map(str::to_owned))
         })?;
@@ -145,11 +145,14 @@ pub(crate) fn heading(vmm: Vmm, boot: u128) -> String {
     format!("vmm={vmm} boot_ms={boot}")
 }
 
-fn tell_guest_to_stop(disk: &str) -> Result<()> {
+/// Leaves a word in the mailbox of the guest with this disk.
+pub(crate) fn tell_guest(disk: &str, word: &str) -> Result<()> {
+    let mut letters = [0; 8];
+    letters[..word.len()].copy_from_slice(word.as_bytes());
     OpenOptions::new()
         .write(true)
         .open(disk)
-        .and_then(|disk| disk.write_all_at(inside::STOP, inside::FILE_SYSTEM))
+        .and_then(|disk| disk.write_all_at(&letters, inside::FILE_SYSTEM))
         .with_context(|| format!("Cannot write the guest's mailbox in {disk}"))
 }
 

@@ -10,6 +10,11 @@ use serde_json::{Value, json};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+/// The runstate of a guest that is at work.
+pub(crate) const RUNNING: &str = "running";
+/// That of one that sleeps.
+pub(crate) const SUSPENDED: &str = "suspended";
+
 const HANDOVER: Duration = Duration::from_secs(60);
 
 /// What one migration took, in milliseconds.
@@ -51,15 +56,16 @@ pub(crate) fn step(
     Ok(took)
 }
 
-/// cpr-transfer into a new process.
+/// cpr-transfer into a new process, in which the guest runs, or sleeps, as it did.
 pub(crate) fn transfer(life: &mut Life) -> Result<Took> {
     let mut target = life.next(Origin::Transfer)?;
     let source = &mut life.now;
+    let stays = source.status()?;
     set_mode(source, "cpr-transfer")?;
     let start = Instant::now();
     source.command("migrate", &json!({ "channels": target.channels() }))?;
     let downtime = completed(source)?;
-    running(&mut target)?;
+    has_guest(&mut target, &stays)?;
     let took = Took::since(start, downtime);
     let mut source = std::mem::replace(&mut life.now, target);
     let left = source.status()?;
@@ -80,7 +86,7 @@ pub(crate) fn execute(life: &mut Life, program: &str) -> Result<Took> {
     let start = Instant::now();
     now.command("migrate", &json!({}))?;
     let downtime = completed(now)?;
-    running(now)?;
+    has_guest(now, RUNNING)?;
     let took = Took::since(start, downtime);
     let runs = now.program()?;
     ensure!(
@@ -107,11 +113,13 @@ pub(crate) fn keep(source: &mut Generation, file: &str, ram_stays: bool) -> Resu
     Ok(downtime)
 }
 
-/// The second half, in a process started with `-incoming`. One that waits is told where the guest is.
+/// The second half, in a process started with `-incoming`, in which the guest is in runstate `stays` then.
+/// One that waits is told where the guest is.
 pub(crate) fn load(
     target: &mut Generation,
     deferred: Option<&str>,
     ram_stays: bool,
+    stays: &str,
 ) -> Result<u64> {
     if let Some(file) = deferred {
         set_mode(target, "cpr-reboot")?;
@@ -121,7 +129,7 @@ pub(crate) fn load(
             &json!({ "uri": format!("file:{file}") }),
         )?;
     }
-    running(target)?;
+    has_guest(target, stays)?;
     let info = target.command("query-migrate", &json!({}))?;
     Ok(info["downtime"].as_u64().unwrap_or(0))
 }
@@ -153,9 +161,10 @@ fn completed(source: &mut Generation) -> Result<u64> {
         .with_context(|| format!("There is no downtime in {outcome}"))
 }
 
-fn running(target: &mut Generation) -> Result<()> {
-    wait_for("the target to run the guest", HANDOVER, || {
-        Ok((target.status()? == "running").then_some(()))
+/// Waits until the guest is there.
+pub(crate) fn has_guest(target: &mut Generation, runstate: &str) -> Result<()> {
+    wait_for(&format!("the runstate `{runstate}`"), HANDOVER, || {
+        Ok((target.status()? == runstate).then_some(()))
     })
 }
 

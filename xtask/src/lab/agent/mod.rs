@@ -9,6 +9,7 @@ mod migration;
 mod modes;
 mod next_kernel;
 mod serial;
+mod suspend;
 mod transfer;
 
 use anyhow::{Context, Result, bail};
@@ -26,8 +27,9 @@ pub(crate) fn main(args: &[String]) -> Result<ExitCode> {
         }
         ["modes", vmm] => modes::run(vmm.parse()?),
         ["kexec", vmm] => kexec::run(vmm.parse()?),
+        ["suspend", vmm] => suspend::run(vmm.parse()?),
         _ => bail!(
-            "lab-agent takes `transfer VMM COUNT`, `modes VMM` or `kexec VMM`, and is started by the lab inside its outer machine"
+            "lab-agent takes `transfer VMM COUNT`, `modes VMM`, `kexec VMM` or `suspend VMM`, and is started by the lab inside its outer machine"
         ),
     };
     match result {

@@ -4,7 +4,7 @@ use super::super::{Vmm, inside};
 use super::command_line::Guest;
 use super::generation::Origin;
 use super::life::{self, Life};
-use super::migration::{self, Took};
+use super::migration::{self, RUNNING, Took};
 use anyhow::{Context, Result, ensure};
 use std::fs;
 use std::time::Instant;
@@ -86,10 +86,10 @@ fn reboot(life: &mut Life, ram: Option<&str>, ram_stays: bool) -> Result<Took> {
     life.guest.ram = ram.map(str::to_owned);
     let loaded = if ram_stays {
         life.now = life.next(Origin::Incoming("defer"))?;
-        migration::load(&mut life.now, Some(STATE), true)?
+        migration::load(&mut life.now, Some(STATE), true, RUNNING)?
     } else {
         life.now = life.next(Origin::Incoming(&format!("file:{STATE}")))?;
-        migration::load(&mut life.now, None, false)?
+        migration::load(&mut life.now, None, false, RUNNING)?
     };
     Ok(Took::since(start, kept + loaded))
 }
