@@ -14,7 +14,7 @@ use crate::hotplug::PlugError;
 use crate::machine::WakeSource;
 use crate::machine::events::MachineEvent;
 use crate::monitor::{
-    Command, Control, Kept, Monitor, MonitorAddress, MonitorError, QmpError, about,
+    Command, Control, Kept, Monitor, MonitorError, MonitorOption, QmpError, about, hmp,
 };
 use crate::vm::Vm;
 
@@ -29,6 +29,10 @@ impl Control for VmControl {
             Command::QueryVersion => Ok(about::version()),
             Command::QueryCommands => Ok(about::commands()),
             Command::QueryQmpSchema => Ok(about::schema()),
+            Command::HumanMonitorCommand {
+                command_line,
+                cpu_index,
+            } => self.human_line(&command_line, cpu_index),
             Command::QueryStatus => {
                 let runstate = vm.state().runstate;
                 Ok(json!({ "status": runstate.as_str(), "running": runstate.is_running() }))
@@ -107,6 +111,19 @@ impl Control for VmControl {
     }
 }
 
+impl VmControl {
+    /// A line of the monitor for people; gives what it prints.
+    fn human_line(&self, line: &str, cpu: Option<i64>) -> Result<Value, QmpError> {
+        let cpus = i64::from(self.0.options.cpus);
+        if cpu.is_some_and(|cpu| !(0..cpus).contains(&cpu)) {
+            return Err(QmpError::generic(
+                "Parameter 'cpu-index' expects a CPU number",
+            ));
+        }
+        Ok(hmp::print(self, line).into())
+    }
+}
+
 /// Starts the monitors of the command line, and waits for the clients that are waited for.
 pub fn start_monitors(vm: &Arc<Vm>) -> Result<(), MonitorError> {
     let control: Arc<dyn Control> = Arc::new(VmControl(Arc::clone(vm)));
@@ -119,8 +136,8 @@ pub fn start_monitors(vm: &Arc<Vm>) -> Result<(), MonitorError> {
 /// clients that are kept are served all the same.
 pub fn serve_monitors(vm: &Arc<Vm>, kept: Kept) -> Result<(), MonitorError> {
     let control: Arc<dyn Control> = Arc::new(VmControl(Arc::clone(vm)));
-    let attach = |kept, addresses: &[MonitorAddress]| {
-        Monitor::attach(kept, addresses, Arc::clone(&control), vm.events.clone())
+    let attach = |kept, options: &[MonitorOption]| {
+        Monitor::attach(kept, options, Arc::clone(&control), vm.events.clone())
     };
     match attach(kept, &vm.options.monitors) {
         Ok(monitor) => {

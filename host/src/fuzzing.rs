@@ -1,6 +1,7 @@
-//! What a hostile state reaches in the host: see `fuzz/README.md`.
+//! What hostile input reaches in the host: see `fuzz/README.md`.
 
 use crate::machine::decode::again;
+pub use crate::monitor::hmp::fuzzing::hmp;
 
 /// The host's sections, by the first byte of the input.
 const SECTIONS: [&str; 8] = [

@@ -14,7 +14,7 @@ use baton_migration::{HostError, error_chain};
 use nix::sys::signal::{SigSet, Signal};
 
 use crate::blockers::check_only_migratable;
-use crate::chardev::restore_terminal;
+use crate::chardev::terminal;
 use crate::cli::{self, Invocation, Options};
 use crate::control::{serve_monitors, start_monitors};
 use crate::exec::{self, Inherited, Purpose};
@@ -47,7 +47,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Ok(Some(inherited)) => succeed(arguments, inherited),
         Err(e) => Err(e),
     };
-    restore_terminal();
+    terminal::restore();
     outcome.unwrap_or_else(|e| {
         eprintln!("baton: {}", one_line(&*e));
         ExitCode::from(failure)
@@ -281,14 +281,20 @@ fn next_event(vm: &Vm, inbox: &Receiver<MachineEvent>) -> Result<MachineEvent, H
 /// Whether somebody acts on what happens.
 static SERVING: AtomicBool = AtomicBool::new(false);
 
-/// Signals that end the process are taken by a thread of their own. Must be called before any other
+/// Signals that end the process, and the one by which it goes on after it was stopped, are taken by a
+/// thread of their own. Must be called before any other
 /// thread exists, so that all of them have the signals blocked.
 ///
 /// Before the guest is served, while this process waits for a source or for a monitor's client,
 /// nobody acts on a request: the thread ends the process itself. The guest does not run here then.
 fn watch_signals(requests: Sender<MachineEvent>) -> Result<(), HostError> {
     let mut signals = SigSet::empty();
-    for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
+    for signal in [
+        Signal::SIGTERM,
+        Signal::SIGINT,
+        Signal::SIGHUP,
+        Signal::SIGCONT,
+    ] {
         signals.add(signal);
     }
     signals
@@ -298,8 +304,12 @@ fn watch_signals(requests: Sender<MachineEvent>) -> Result<(), HostError> {
         .name("signals".into())
         .spawn(move || {
             while let Ok(signal) = signals.wait() {
+                if signal == Signal::SIGCONT {
+                    terminal::resumed();
+                    continue;
+                }
                 if !SERVING.load(Ordering::SeqCst) {
-                    restore_terminal();
+                    terminal::restore();
                     eprintln!("baton: ended by {signal} before the guest ran here");
                     std::process::exit(1);
                 }

@@ -1,10 +1,12 @@
-//! The examples of QEMU's document on CheckPoint and Restart, as printed there. What differs: paths,
-//! the port and the size of RAM, and the target's monitor is a QMP one, since the document's is for
-//! people.
+//! The examples of QEMU's document on CheckPoint and Restart, word for word as printed there: what is
+//! typed at a terminal, and what it shows. What differs: paths, the port, the size of RAM, and the
+//! version in the monitor's greeting. A second monitor says when a person would see that something has
+//! happened.
 
 use anyhow::{Context, Result, ensure};
 use baton_testkit::qmp::Qmp;
 use baton_testkit::scratch::Scratch;
+use baton_testkit::terminal::{PROMPT, Terminal};
 use baton_testkit::vmm::Programs;
 use baton_testkit::wait::{PATIENCE, wait_for};
 use baton_testkit::{Vmm, guest, needs_kvm, process, sockets};
@@ -91,26 +93,22 @@ impl Example {
         Ok((child, qmp))
     }
 
-    /// `# qemu-kvm ... -incoming MAIN -incoming '{"channel-type": "cpr", ...'`
-    fn incoming(&self, main: &str) -> Result<Started> {
+    /// `# qemu-kvm -monitor stdio ...`
+    fn at_terminal(&self, arguments: &[&str]) -> Result<Terminal> {
         let mut command = self.command()?;
-        command.args([
-            "-qmp",
-            "unix:qmp.sock,server=on,wait=off",
-            "-incoming",
-            main,
-        ]);
-        command.args([
-            "-incoming",
-            r#"{"channel-type": "cpr",
+        command.args(["-monitor", "stdio"]).args(arguments);
+        command.args(["-qmp", "unix:qmp.sock,server=on,wait=off"]);
+        Terminal::start(command)
+    }
+
+    /// `# qemu-kvm -monitor stdio -incoming MAIN -incoming '{"channel-type": "cpr", ...'`
+    fn incoming(&self, main: &str) -> Result<Terminal> {
+        let cpr = r#"{"channel-type": "cpr",
                 "addr": { "transport": "socket",
-                "type": "unix", "path": "cpr.sock"}}"#,
-        ]);
-        let child = Started(process::spawn(
-            command.stdin(Stdio::null()).stdout(Stdio::null()),
-        )?);
+                "type": "unix", "path": "cpr.sock"}}"#;
+        let terminal = self.at_terminal(&["-incoming", main, "-incoming", cpr])?;
         self.wait_listening("cpr.sock")?;
-        Ok(child)
+        Ok(terminal)
     }
 
     fn wait_listening(&self, socket: &str) -> Result<()> {
@@ -120,9 +118,51 @@ impl Example {
     }
 
     fn monitor(&self) -> Result<Qmp> {
-        wait_for("the target's monitor", PATIENCE, || {
+        wait_for("the second monitor", PATIENCE, || {
             Ok(Qmp::connect(&self.scratch.join("qmp.sock")).ok())
         })
+    }
+
+    /// The second monitor sees the guest in this state.
+    fn wait_status(&self, wanted: &str) -> Result<()> {
+        wait_status(&mut self.monitor()?, wanted)
+    }
+
+    /// Types the lines of `printed` that have a prompt, and checks that the terminal then shows what is
+    /// printed. Lines that begin with `#` say the state that the guest is in before the next is typed.
+    fn replay(&self, terminal: &mut Terminal, printed: &str) -> Result<()> {
+        terminal.wait_prompts(1)?;
+        let lines = || {
+            printed
+                .lines()
+                .map(str::trim)
+                .filter(|line| !line.is_empty())
+        };
+        for line in lines() {
+            if let Some(status) = line.strip_prefix("# ") {
+                self.wait_status(status)?;
+            } else if line == "(qemu) quit" {
+                terminal.types("quit\r")?;
+                terminal.wait_shown(line)?;
+            } else if let Some(typed) = line.strip_prefix(PROMPT) {
+                terminal.line(typed)?;
+            }
+        }
+        let lines: Vec<_> = lines().filter(|line| !line.starts_with('#')).collect();
+        let text = terminal.shown();
+        let (greeting, shown) = text.split_once('\n').unwrap_or_default();
+        ensure!(
+            greeting.starts_with("QEMU ")
+                && greeting.ends_with(" monitor - type 'help' for more information"),
+            "{greeting:?}"
+        );
+        let shown = shown.trim_end().trim_end_matches("\n(qemu)");
+        ensure!(
+            shown == lines.join("\n"),
+            "{shown}\nis not\n{}",
+            lines.join("\n")
+        );
+        Ok(())
     }
 }
 
@@ -157,12 +197,44 @@ fn send(qmp: &mut Qmp, command: &Value) -> Result<()> {
 }
 
 #[test]
-fn example_1_incoming_channel() -> Result<()> {
+fn cpr_reboot_example_1() -> Result<()> {
+    needs_kvm!();
+    let example = Example::new()?;
+    let mut old = example.at_terminal(&[])?;
+    let printed = "
+        # running
+        (qemu) info status
+        VM status: running
+        (qemu) migrate_set_parameter mode cpr-reboot
+        (qemu) migrate_set_capability x-ignore-shared on
+        (qemu) migrate -d file:vm.state
+        # postmigrate
+        (qemu) info status
+        VM status: paused (postmigrate)
+        (qemu) quit";
+    example.replay(&mut old, printed)?;
+    ensure!(old.wait_end()?.success());
+
+    let mut new = example.at_terminal(&["-incoming", "defer"])?;
+    let printed = "
+        (qemu) info status
+        VM status: paused (inmigrate)
+        (qemu) migrate_set_parameter mode cpr-reboot
+        (qemu) migrate_set_capability x-ignore-shared on
+        (qemu) migrate_incoming file:vm.state
+        # running
+        (qemu) info status
+        VM status: running";
+    example.replay(&mut new, printed)
+}
+
+#[test]
+fn cpr_transfer_example_1_incoming_channel() -> Result<()> {
     needs_kvm!();
     let port = sockets::free_port()?;
     let example = Example::new()?;
     let (_old, mut outgoing) = example.outgoing()?;
-    let _new = example.incoming(&format!("tcp:0:{port}"))?;
+    let mut incoming = example.incoming(&format!("tcp:0:{port}"))?;
 
     let answer = outgoing.execute("query-status", &json!({}))?;
     ensure!(
@@ -171,9 +243,15 @@ fn example_1_incoming_channel() -> Result<()> {
     );
     let mode = json!({"execute":"migrate-set-parameters","arguments":{"mode":"cpr-transfer"}});
     send(&mut outgoing, &mode)?;
+    // "New QEMU does not print the monitor prompt until old QEMU has issued the migrate command."
+    ensure!(incoming.shown().is_empty(), "{}", incoming.shown());
     send(&mut outgoing, &migrate(port))?;
 
-    wait_status(&mut example.monitor()?, "running")?;
+    let printed = "
+        # running
+        (qemu) info status
+        VM status: running";
+    example.replay(&mut incoming, printed)?;
     wait_status(&mut outgoing, "postmigrate")?;
     let answer = outgoing.execute("query-status", &json!({}))?;
     ensure!(answer["running"] == false, "{answer}");
@@ -181,21 +259,27 @@ fn example_1_incoming_channel() -> Result<()> {
 }
 
 #[test]
-fn example_2_incoming_defer() -> Result<()> {
+fn cpr_transfer_example_2_incoming_defer() -> Result<()> {
     needs_kvm!();
     let port = sockets::free_port()?;
     let example = Example::new()?;
     let (_old, mut outgoing) = example.outgoing()?;
-    let _new = example.incoming("defer")?;
+    let mut incoming = example.incoming("defer")?;
 
     let mode = json!({"execute":"migrate-set-parameters","arguments":{"mode":"cpr-transfer"}});
     send(&mut outgoing, &mode)?;
+    ensure!(incoming.shown().is_empty(), "{}", incoming.shown());
     send(&mut outgoing, &migrate(port))?;
 
-    let mut incoming = example.monitor()?;
-    ensure!(status(&mut incoming)? == "inmigrate");
-    let uri = json!({ "uri": format!("tcp:0:{port}") });
-    incoming.execute("migrate-incoming", &uri)?;
-    wait_status(&mut incoming, "running")?;
+    let printed = format!(
+        "
+        (qemu) info status
+        VM status: paused (inmigrate)
+        (qemu) migrate_incoming tcp:0:{port}
+        # running
+        (qemu) info status
+        VM status: running"
+    );
+    example.replay(&mut incoming, &printed)?;
     wait_status(&mut outgoing, "postmigrate")
 }

@@ -12,6 +12,7 @@ mod exec;
 mod exec_deaths;
 mod exec_deferred;
 mod failure;
+mod hmp;
 mod hotplug;
 mod kept;
 mod kills;

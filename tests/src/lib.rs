@@ -23,6 +23,7 @@ pub mod scratch;
 pub mod serial;
 pub mod setup;
 pub mod sockets;
+pub mod terminal;
 pub mod transfer;
 pub mod vmm;
 pub mod wait;

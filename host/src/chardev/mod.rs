@@ -22,7 +22,7 @@ mod relay;
 mod ring;
 mod service;
 mod socket;
-mod terminal;
+pub mod terminal;
 #[cfg(test)]
 mod tests;
 
@@ -44,7 +44,6 @@ use service::{Wake, Watch};
 
 pub use config::{Chardev, ChardevAddress, ChardevBackend, ChardevSocket, SocketRole};
 pub use ring::RINGBUF_MAX;
-pub use terminal::restore as restore_terminal;
 
 /// The owner of their descriptors in a handover.
 const OWNER: &str = "chardev";

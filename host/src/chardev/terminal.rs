@@ -2,7 +2,7 @@
 //! it was before when the process ends (QEMU's chardev/char-stdio.c).
 
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::sync::{Mutex, PoisonError};
 
 use nix::sys::termios::{
@@ -10,6 +10,8 @@ use nix::sys::termios::{
     tcgetattr, tcsetattr,
 };
 use nix::unistd::{getpgrp, isatty, tcgetpgrp};
+
+nix::ioctl_read_bad!(window_size, nix::libc::TIOCGWINSZ, nix::libc::winsize);
 
 /// What the terminal was like, if it was changed.
 static BEFORE: Mutex<Option<Before>> = Mutex::new(None);
@@ -20,16 +22,23 @@ struct Before {
     characters: [u8; nix::libc::NCCS],
 }
 
+/// Whether keys are to go through as they are pressed, and then whether some send signals.
+static WANTED: Mutex<Option<bool>> = Mutex::new(None);
+
 /// How long what [`carried`] gives is, in bytes.
 pub(super) const CARRIED: usize = 16 + nix::libc::NCCS;
 
 /// Keys go through as they are pressed; with `signal` those that send signals still do. Nothing
 /// happens if standard input is no terminal, or another's at the moment.
-pub(super) fn begin(signal: bool) -> io::Result<()> {
+pub fn begin(signal: bool) -> io::Result<()> {
     let input = io::stdin();
     let input = input.as_fd();
+    if !isatty(input)? {
+        return Ok(());
+    }
+    *WANTED.lock().unwrap_or_else(PoisonError::into_inner) = Some(signal);
     // A process in the background would be stopped.
-    if !isatty(input)? || tcgetpgrp(input) != Ok(getpgrp()) {
+    if tcgetpgrp(input) != Ok(getpgrp()) {
         return Ok(());
     }
     let mut terminal = tcgetattr(input)?;
@@ -54,8 +63,34 @@ pub(super) fn begin(signal: bool) -> io::Result<()> {
     Ok(tcsetattr(input, SetArg::TCSANOW, &terminal)?)
 }
 
+/// The process goes on after it was stopped: a shell has had the terminal meanwhile, and has given it
+/// back or not.
+pub fn resumed() {
+    let wanted = *WANTED.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(signal) = wanted
+        && let Err(e) = begin(signal)
+    {
+        tracing::warn!("the terminal's mode cannot be changed: {e}");
+    }
+}
+
+/// How many columns the terminal has; 0 if that is not known.
+#[allow(unsafe_code)]
+pub fn columns() -> usize {
+    let mut size = nix::libc::winsize {
+        ws_row: 0,
+        ws_col: 0,
+        ws_xpixel: 0,
+        ws_ypixel: 0,
+    };
+    // SAFETY: the kernel fills in this structure, or tells that standard input is no terminal.
+    let asked = unsafe { window_size(io::stdin().as_raw_fd(), &mut size) };
+    asked.map_or(0, |_| size.ws_col.into())
+}
+
 /// The terminal is again as it was, if it was changed: at the end of the process.
 pub fn restore() {
+    *WANTED.lock().unwrap_or_else(PoisonError::into_inner) = None;
     let before = BEFORE.lock().unwrap_or_else(PoisonError::into_inner).take();
     let input = io::stdin();
     let input = input.as_fd();

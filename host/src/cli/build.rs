@@ -21,7 +21,7 @@ use super::qmp;
 use super::said::Said;
 use super::serial::Serial;
 use crate::chardev::{Chardev, ChardevBackend};
-use crate::monitor::MonitorAddress;
+use crate::monitor::{MonitorAddress, MonitorOption};
 
 /// RAM if nothing is said of it, as in QEMU.
 const DEFAULT_RAM: u64 = 128 << 20;
@@ -75,7 +75,6 @@ fn help(said: &Said) -> Option<Invocation> {
 fn options(said: &Said) -> Result<Options, CliError> {
     said.each("cpu", machine::cpu_model)?;
     said.each("accel", machine::accelerator)?;
-    said.each("monitor", qmp::human)?;
     said.each("display", display)?;
     for option in ["vga", "nic", "net", "parallel", "audio"] {
         said.each(option, |text| none(option, text))?;
@@ -84,7 +83,8 @@ fn options(said: &Said) -> Result<Options, CliError> {
     said.each("machine", |text| machine.add(text))?;
     let memory = memory(said, &machine)?;
 
-    let monitors = said.each("qmp", qmp::parse)?;
+    let mut monitors = said.each("qmp", qmp::qmp)?;
+    monitors.extend(said.each("monitor", qmp::human)?.into_iter().flatten());
     let mut chardevs = said.each("chardev", chardev::parse)?;
     let mut devices = said.each("device", DeviceOption::parse)?;
     let mut serial = serial_lines(said, &mut chardevs, &monitors, &devices)?;
@@ -212,7 +212,7 @@ fn unused_object(object: &MemoryBackend) -> CliError {
 fn serial_lines(
     said: &Said,
     chardevs: &mut Vec<Chardev>,
-    monitors: &[MonitorAddress],
+    monitors: &[MonitorOption],
     devices: &[DeviceOption],
 ) -> Result<Vec<DeviceOption>, CliError> {
     let mut lines: Vec<(Serial, String)> = said
@@ -267,7 +267,7 @@ fn serial_lines(
 
 fn stdio_users<'a>(
     chardevs: &'a [Chardev],
-    monitors: &'a [MonitorAddress],
+    monitors: &'a [MonitorOption],
 ) -> impl Iterator<Item = String> + 'a {
     let chardevs = chardevs
         .iter()
@@ -275,12 +275,12 @@ fn stdio_users<'a>(
         .map(|chardev| format!("character device '{}'", chardev.id));
     let monitors = monitors
         .iter()
-        .filter(|monitor| **monitor == MonitorAddress::Stdio)
-        .map(|_| "-qmp stdio".to_owned());
+        .filter(|monitor| monitor.address == MonitorAddress::Stdio)
+        .map(ToString::to_string);
     chardevs.chain(monitors)
 }
 
-fn one_user_of_stdio(chardevs: &[Chardev], monitors: &[MonitorAddress]) -> Result<(), CliError> {
+fn one_user_of_stdio(chardevs: &[Chardev], monitors: &[MonitorOption]) -> Result<(), CliError> {
     let users: Vec<_> = stdio_users(chardevs, monitors).collect();
     match &users[..] {
         [] | [_] => Ok(()),

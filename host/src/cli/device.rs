@@ -44,6 +44,15 @@ impl DeviceOption {
         Self::read(Pairs::from_json(arguments)?, "device_add".to_owned(), true)
     }
 
+    /// The arguments of `device_add` that a value of `-device` stands for.
+    pub fn arguments_of(text: &str) -> Result<Map<String, Value>, String> {
+        let pairs = Pairs::parse_or_json(text, "driver")?.rest();
+        Ok(pairs
+            .into_iter()
+            .map(|(key, value)| (key, value.into()))
+            .collect())
+    }
+
     /// The arguments of `device_add` that ask for the same.
     pub fn arguments(&self) -> Map<String, Value> {
         let mut all = Map::new();

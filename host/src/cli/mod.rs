@@ -20,7 +20,7 @@ mod machine;
 #[cfg(test)]
 mod man;
 mod nearest;
-mod number;
+pub(crate) mod number;
 mod object;
 mod options;
 mod pairs;

@@ -3,7 +3,7 @@
 /// A size in bytes: decimal with an optional suffix `B`, `K`, `M`, `G`, `T`, `P` or `E` (powers of
 /// 1024; small letters too), or hexadecimal after `0x`. Without a suffix a decimal number is in
 /// units of `1 << shift` bytes.
-pub(super) fn size(text: &str, shift: u32) -> Option<u64> {
+pub(crate) fn size(text: &str, shift: u32) -> Option<u64> {
     if let Some(hex) = text.strip_prefix("0x") {
         return digits(hex, 16);
     }
@@ -34,7 +34,7 @@ pub(super) fn digits(text: &str, radix: u32) -> Option<u64> {
 }
 
 /// A switch.
-pub(super) fn switch(text: &str) -> Option<bool> {
+pub(crate) fn switch(text: &str) -> Option<bool> {
     match text {
         "on" | "yes" | "true" | "y" => Some(true),
         "off" | "no" | "false" | "n" => Some(false),

@@ -11,7 +11,7 @@ use super::device::DeviceOption;
 use super::machine::Machine;
 use super::object::MemoryBackend;
 use crate::chardev::Chardev;
-use crate::monitor::MonitorAddress;
+use crate::monitor::MonitorOption;
 
 /// What to do.
 #[derive(Debug)]
@@ -90,8 +90,8 @@ pub struct Options {
     pub chardevs: Vec<Chardev>,
     /// `-plugin`: files and directories, in the order said.
     pub plugins: Vec<PathBuf>,
-    /// `-qmp`.
-    pub monitors: Vec<MonitorAddress>,
+    /// `-qmp` and `-monitor`.
+    pub monitors: Vec<MonitorOption>,
     /// `-incoming`, if it was said.
     pub incoming: Option<IncomingChannels>,
     /// `-global migration.PROPERTY=VALUE`: what is set before there is a monitor.

@@ -2,10 +2,26 @@
 
 use super::number;
 use super::pairs::Pairs;
-use crate::monitor::MonitorAddress;
+use crate::monitor::{MonitorAddress, MonitorMode, MonitorOption};
 
 /// One value of `-qmp`.
-pub(super) fn parse(text: &str) -> Result<MonitorAddress, String> {
+pub(super) fn qmp(text: &str) -> Result<MonitorOption, String> {
+    let address = parse(text)?;
+    let mode = MonitorMode::Control;
+    Ok(MonitorOption { address, mode })
+}
+
+/// One value of `-monitor`; `none` is none.
+pub(super) fn human(text: &str) -> Result<Option<MonitorOption>, String> {
+    if text == "none" {
+        return Ok(None);
+    }
+    let address = parse(text)?;
+    let mode = MonitorMode::Readline;
+    Ok(Some(MonitorOption { address, mode }))
+}
+
+fn parse(text: &str) -> Result<MonitorAddress, String> {
     let unknown = || {
         format!(
             "Monitor at '{text}' is not supported; use unix:PATH,server=on,wait=off or \
@@ -40,14 +56,6 @@ pub(super) fn parse(text: &str) -> Result<MonitorAddress, String> {
         _ => return Err(unknown()),
     };
     Ok(address)
-}
-
-/// The value of `-monitor`.
-pub(super) fn human(text: &str) -> Result<(), String> {
-    match text {
-        "none" => Ok(()),
-        _ => Err("There is no monitor for people; use -qmp, or -monitor none".to_owned()),
-    }
 }
 
 /// The text up to a single comma, with `,,` in it made one, and what follows.
@@ -150,10 +158,18 @@ mod tests {
         ] {
             assert_eq!(parse(text).unwrap_err(), reason, "{text}");
         }
-        assert_eq!(human("none"), Ok(()));
-        assert_eq!(
-            human("stdio").unwrap_err(),
-            "There is no monitor for people; use -qmp, or -monitor none"
-        );
+    }
+
+    #[test]
+    fn both_monitors_listen_at_the_same_kinds_of_places() {
+        let option = |mode| MonitorOption {
+            address: unix("a", false),
+            mode,
+        };
+        let text = "unix:a,server=on,wait=off";
+        assert_eq!(qmp(text), Ok(option(MonitorMode::Control)));
+        assert_eq!(human(text), Ok(Some(option(MonitorMode::Readline))));
+        assert_eq!(human("none"), Ok(None));
+        assert!(qmp("none").is_err());
     }
 }

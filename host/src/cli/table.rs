@@ -202,8 +202,13 @@ const CHARACTER: &[Opt] = &[
         "unix:PATH,server=on,wait=on|off | tcp:HOST:PORT,server=on,wait=on|off | stdio",
         "A QMP monitor. With wait=on, the default, the guest starts when a client has connected.",
     ),
-    takes("monitor", "none", "There is no monitor for people.")
-        .completes(Completion::Words(&["none"])),
+    takes(
+        "monitor",
+        "unix:PATH,server=on,wait=on|off | tcp:HOST:PORT,server=on,wait=on|off | stdio | none",
+        "A monitor for people (HMP), with line editing if stdio is a terminal. Its command help lists \
+         the commands.",
+    )
+    .completes(Completion::Words(&["stdio", "none"])),
 ];
 
 const DISPLAY: &[Opt] = &[

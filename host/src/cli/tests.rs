@@ -4,7 +4,7 @@ use crate::chardev::ChardevBackend;
 use baton_migration::address::{MigrationAddress, SocketAddress};
 
 use super::*;
-use crate::monitor::MonitorAddress;
+use crate::monitor::{MonitorAddress, MonitorMode, MonitorOption};
 
 fn invocation(arguments: &[&str]) -> Result<Invocation, String> {
     parse(arguments.iter().map(OsString::from)).map_err(|error| error.to_string())
@@ -59,7 +59,9 @@ fn the_document_of_cpr_works_as_printed() {
         "aux-ram-share=on",
     ];
     let outgoing = run(&[&["-qmp", "stdio"], &machine[..]].concat()).unwrap();
-    assert_eq!(outgoing.monitors, [MonitorAddress::Stdio]);
+    let address = MonitorAddress::Stdio;
+    let mode = MonitorMode::Control;
+    assert_eq!(outgoing.monitors, [MonitorOption { address, mode }]);
     assert_eq!(outgoing.memory.id.as_str(), "ram0");
     assert!(matches!(outgoing.memory.kind, BackendKind::File { .. }));
     // The monitor has stdio, so that the serial line leads nowhere.
@@ -334,8 +336,13 @@ fn every_refusal_is_one_line_that_names_the_option() {
             "-display gtk: Display 'gtk' is not supported; use none",
         ),
         (
-            &["-monitor", "stdio"],
-            "-monitor stdio: There is no monitor for people; use -qmp, or -monitor none",
+            &["-monitor", "vc"],
+            "-monitor vc: Monitor at 'vc' is not supported; use unix:PATH,server=on,wait=off or \
+             tcp:HOST:PORT,server=on,wait=off or stdio",
+        ),
+        (
+            &["-monitor", "stdio", "-qmp", "stdio"],
+            "stdio: -qmp stdio and -monitor stdio cannot both use it; connect one to something else",
         ),
         (
             &["-name", "a,debug-threads=off"],

@@ -239,10 +239,7 @@ impl Client {
         };
         let result = match tokio::time::timeout_at(patience.into(), &mut running.command).await {
             Ok(result) => result,
-            Err(_) => Ok(Err(QmpError::generic(
-                "The command was interrupted by a live update of Baton and may or may not take \
-                 effect; query its outcome, for example with query-status or query-migrate",
-            ))),
+            Err(_) => Ok(Err(QmpError::interrupted())),
         };
         // The client is kept even if the events have ended.
         let _ = self.conclude(result);

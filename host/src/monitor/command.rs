@@ -31,6 +31,10 @@ pub enum Command {
     QueryVersion,
     QueryCommands,
     QueryQmpSchema,
+    HumanMonitorCommand {
+        command_line: String,
+        cpu_index: Option<i64>,
+    },
     QueryStatus,
     QueryName,
     QueryKvm,

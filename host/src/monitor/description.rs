@@ -14,12 +14,14 @@ use nix::sys::socket::{
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
 
-use super::client::{Parked, READ};
+use super::client::{self, READ};
 use super::events::{BEHIND, BEHIND_BYTES, Held};
 use super::framing::{Framing, MESSAGE_MAX};
+use super::hmp;
 use super::keep::Kept;
-use super::listener::{Listening, MonitorAddress, OwnPath, Socket};
+use super::listener::{Listening, MonitorAddress, MonitorMode, MonitorOption, OwnPath, Socket};
 use super::outgoing::{Line, Outgoing};
+use super::served::Parked;
 use super::session::Session;
 use super::stream::Plain;
 
@@ -35,6 +37,9 @@ pub struct KeptDescription {
     listeners: Vec<KeptListener>,
     #[serde(default)]
     clients: Vec<KeptClient>,
+    /// Clients of monitors for people.
+    #[serde(default)]
+    people: Vec<KeptPerson>,
     /// Events that no client has been sent yet.
     #[serde(default)]
     events: Vec<String>,
@@ -52,18 +57,25 @@ pub struct KeptError(String);
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 enum KeptListener {
-    Stdio {},
+    Stdio {
+        #[serde(default)]
+        mode: MonitorMode,
+    },
     Unix {
         fd: usize,
         path: ByteBuf,
         /// The device and inode of the socket, which is to be removed in the end.
         #[serde(default)]
         owned: Option<(u64, u64)>,
+        #[serde(default)]
+        mode: MonitorMode,
     },
     Tcp {
         fd: usize,
         host: String,
         port: u16,
+        #[serde(default)]
+        mode: MonitorMode,
     },
 }
 
@@ -79,6 +91,16 @@ struct KeptClient {
     /// Whether it is in a line that was too long.
     #[serde(default)]
     skipping: bool,
+    /// What it is still to be told.
+    #[serde(default)]
+    unsent: Vec<KeptLine>,
+}
+
+/// A client of a monitor for people.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+struct KeptPerson {
+    stream: KeptStream,
+    session: hmp::State,
     /// What it is still to be told.
     #[serde(default)]
     unsent: Vec<KeptLine>,
@@ -111,13 +133,17 @@ impl Kept {
             .into_iter()
             .filter_map(|listening| describe_listener(listening, &mut paths, &mut fds))
             .collect();
-        let clients = take(&mut self.clients)
-            .into_iter()
-            .map(|client| describe_client(client, &mut fds))
-            .collect();
+        let (mut clients, mut people) = (Vec::new(), Vec::new());
+        for client in take(&mut self.clients) {
+            match client {
+                Parked::Control(client) => clients.push(describe_client(client, &mut fds)),
+                Parked::Readline(person) => people.push(describe_person(person, &mut fds)),
+            }
+        }
         let description = KeptDescription {
             listeners,
             clients,
+            people,
             events: self.held.lines().map(|line| line.to_string()).collect(),
             lost: self.held.lost(),
         };
@@ -132,10 +158,11 @@ impl Kept {
 }
 
 fn describe_listener(
-    Listening { address, socket }: Listening,
+    Listening { option, socket }: Listening,
     paths: &mut Vec<OwnPath>,
     fds: &mut Vec<OwnedFd>,
 ) -> Option<KeptListener> {
+    let MonitorOption { address, mode } = option;
     let own = paths.iter().position(|own| own.is_of(&address));
     let owned = own.and_then(|at| paths.swap_remove(at).give_up());
     let fd = fds.len();
@@ -144,24 +171,30 @@ fn describe_listener(
         Socket::Tcp(listener) => listener.into(),
     }));
     match address {
-        MonitorAddress::Stdio => Some(KeptListener::Stdio {}),
+        MonitorAddress::Stdio => Some(KeptListener::Stdio { mode }),
         // One that has failed is bound again by the next program.
         _ if fds.len() == fd => None,
         MonitorAddress::Unix { path, .. } => Some(KeptListener::Unix {
             fd,
             path: ByteBuf::from(path.into_os_string().into_vec()),
             owned,
+            mode,
         }),
-        MonitorAddress::Tcp { host, port, .. } => Some(KeptListener::Tcp { fd, host, port }),
+        MonitorAddress::Tcp { host, port, .. } => Some(KeptListener::Tcp {
+            fd,
+            host,
+            port,
+            mode,
+        }),
     }
 }
 
-fn describe_client(client: Parked, fds: &mut Vec<OwnedFd>) -> KeptClient {
+fn describe_stream(stream: Plain, fds: &mut Vec<OwnedFd>) -> KeptStream {
     let mut index = |fd: OwnedFd| {
         fds.push(fd);
         fds.len() - 1
     };
-    let stream = match client.stream {
+    match stream {
         Plain::Unix(stream) => KeptStream::Unix {
             fd: index(stream.into()),
         },
@@ -172,19 +205,35 @@ fn describe_client(client: Parked, fds: &mut Vec<OwnedFd>) -> KeptClient {
             input: index(input),
             output: index(output),
         },
-    };
-    let (unread, skipping) = client.framing.into_unread();
+    }
+}
+
+fn describe_unsent(out: Outgoing) -> Vec<KeptLine> {
     let line = |Line { text, event }| KeptLine {
         text: String::from(&*text),
         event,
     };
+    out.into_lines().map(line).collect()
+}
+
+fn describe_person(person: hmp::Parked, fds: &mut Vec<OwnedFd>) -> KeptPerson {
+    KeptPerson {
+        stream: describe_stream(person.stream, fds),
+        session: person.session.into_state(),
+        unsent: describe_unsent(person.out),
+    }
+}
+
+fn describe_client(client: client::Parked, fds: &mut Vec<OwnedFd>) -> KeptClient {
+    let stream = describe_stream(client.stream, fds);
+    let (unread, skipping) = client.framing.into_unread();
     KeptClient {
         stream,
         negotiated: client.session.hears_events(),
         oob: client.session.has_oob(),
         unread: ByteBuf::from(unread),
         skipping,
-        unsent: client.out.into_lines().map(line).collect(),
+        unsent: describe_unsent(client.out),
     }
 }
 
@@ -193,14 +242,20 @@ fn build(description: KeptDescription, fds: Vec<OwnedFd>) -> Result<Kept, String
     let mut kept = Kept::default();
     for listener in description.listeners {
         let (listening, own) = build_listener(listener, &mut fds)?;
-        if kept.listens_on(&listening.address) {
-            return Err(format!("it listens on {} twice", listening.address));
+        let address = &listening.option.address;
+        if kept.listens_on(address) {
+            return Err(format!("it listens on {address} twice"));
         }
         kept.listeners.push(listening);
         kept.paths.extend(own);
     }
     for client in description.clients {
-        kept.clients.push(build_client(client, &mut fds)?);
+        let client = build_client(client, &mut fds)?;
+        kept.clients.push(Parked::Control(client));
+    }
+    for person in description.people {
+        let person = build_person(person, &mut fds)?;
+        kept.clients.push(Parked::Readline(person));
     }
     if let Some(at) = fds.0.iter().position(Option::is_some) {
         return Err(format!("descriptor {at} belongs to nothing"));
@@ -225,9 +280,14 @@ fn build_listener(
     listener: KeptListener,
     fds: &mut Descriptors,
 ) -> Result<(Listening, Option<OwnPath>), String> {
-    let (address, socket, own) = match listener {
-        KeptListener::Stdio {} => (MonitorAddress::Stdio, None, None),
-        KeptListener::Unix { fd, path, owned } => {
+    let (address, mode, socket, own) = match listener {
+        KeptListener::Stdio { mode } => (MonitorAddress::Stdio, mode, None, None),
+        KeptListener::Unix {
+            fd,
+            path,
+            owned,
+            mode,
+        } => {
             let socket = UnixListener::from(fds.socket(fd, Kind::UnixListener)?);
             let path = PathBuf::from(std::ffi::OsString::from_vec(path.into_vec()));
             // So that no other file can be removed in the end.
@@ -242,57 +302,81 @@ fn build_listener(
             }
             let own = owned.map(|identity| OwnPath::inherited(path.clone(), identity));
             let address = MonitorAddress::Unix { path, wait: false };
-            (address, Some(Socket::Unix(socket)), own)
+            (address, mode, Some(Socket::Unix(socket)), own)
         }
-        KeptListener::Tcp { fd, host, port } => {
+        KeptListener::Tcp {
+            fd,
+            host,
+            port,
+            mode,
+        } => {
             let socket = TcpListener::from(fds.socket(fd, Kind::TcpListener)?);
             let wait = false;
             let address = MonitorAddress::Tcp { host, port, wait };
-            (address, Some(Socket::Tcp(socket)), None)
+            (address, mode, Some(Socket::Tcp(socket)), None)
         }
     };
-    Ok((Listening { address, socket }, own))
+    let option = MonitorOption { address, mode };
+    Ok((Listening { option, socket }, own))
 }
 
 fn shown(path: &Path) -> String {
     path.as_os_str().as_bytes().escape_ascii().to_string()
 }
 
-fn build_client(client: KeptClient, fds: &mut Descriptors) -> Result<Parked, String> {
+fn build_client(client: KeptClient, fds: &mut Descriptors) -> Result<client::Parked, String> {
     if client.unread.len() > MESSAGE_MAX + READ {
         return Err(format!(
             "a client has said {} bytes that nobody has taken, more than are ever read",
             client.unread.len()
         ));
     }
-    let bytes: usize = client.unsent.iter().map(|line| line.text.len()).sum();
-    if client.unsent.len() > UNSENT_LINES || bytes > UNSENT_MAX {
+    Ok(client::Parked {
+        stream: build_stream(&client.stream, fds)?,
+        session: Session::resumed(client.negotiated, client.oob),
+        framing: Framing::resumed(client.unread.into_vec(), client.skipping),
+        out: build_unsent(client.unsent)?,
+    })
+}
+
+fn build_person(person: KeptPerson, fds: &mut Descriptors) -> Result<hmp::Parked, String> {
+    if !person.session.is_possible() {
+        return Err("a client has said or typed more than is ever kept".to_owned());
+    }
+    Ok(hmp::Parked {
+        stream: build_stream(&person.stream, fds)?,
+        session: hmp::Session::resumed(person.session),
+        out: build_unsent(person.unsent)?,
+    })
+}
+
+fn build_unsent(lines: Vec<KeptLine>) -> Result<Outgoing, String> {
+    let bytes: usize = lines.iter().map(|line| line.text.len()).sum();
+    if lines.len() > UNSENT_LINES || bytes > UNSENT_MAX {
         return Err(format!(
             "a client is to be told {} lines of {bytes} bytes, more than are ever kept",
-            client.unsent.len()
+            lines.len()
         ));
     }
-    let stream = match client.stream {
+    let mut out = Outgoing::default();
+    // A line without a byte would never be through.
+    for line in lines.into_iter().filter(|l| !l.text.is_empty()) {
+        out.push(Line {
+            text: line.text.into(),
+            event: line.event,
+        });
+    }
+    Ok(out)
+}
+
+fn build_stream(stream: &KeptStream, fds: &mut Descriptors) -> Result<Plain, String> {
+    Ok(match *stream {
         KeptStream::Unix { fd } => Plain::Unix(UnixStream::from(fds.socket(fd, Kind::UnixClient)?)),
         KeptStream::Tcp { fd } => Plain::Tcp(TcpStream::from(fds.socket(fd, Kind::TcpClient)?)),
         KeptStream::Standard { input, output } => Plain::Standard {
             input: fds.take(input)?,
             output: fds.take(output)?,
         },
-    };
-    let mut out = Outgoing::default();
-    // A line without a byte would never be through.
-    for line in client.unsent.into_iter().filter(|l| !l.text.is_empty()) {
-        out.push(Line {
-            text: line.text.into(),
-            event: line.event,
-        });
-    }
-    Ok(Parked {
-        stream,
-        session: Session::resumed(client.negotiated, client.oob),
-        framing: Framing::resumed(client.unread.into_vec(), client.skipping),
-        out,
     })
 }
 

@@ -55,6 +55,14 @@ impl QmpError {
         Self::not_found("Capabilities negotiation is already complete, command ignored")
     }
 
+    /// A command that was not over when the program was replaced.
+    pub(super) fn interrupted() -> Self {
+        Self::generic(
+            "The command was interrupted by a live update of Baton and may or may not take effect; \
+             query its outcome, for example with query-status or query-migrate",
+        )
+    }
+
     pub(super) fn unknown_command(name: &str) -> Self {
         Self::not_found(format!("The command {name} has not been found"))
     }

@@ -4,11 +4,12 @@ use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
-use super::client::Parked;
 use super::events::{Events, Held};
 use super::listener::{
-    Listening, MonitorAddress, MonitorError, OwnPath, Socket, bind_tcp, bind_unix,
+    Listening, MonitorAddress, MonitorError, MonitorMode, MonitorOption, OwnPath, Socket, bind_tcp,
+    bind_unix,
 };
+use super::served::Parked;
 use super::stream::Plain;
 
 /// Listening sockets and connected clients that nobody serves, from [`super::Monitor::detach`] to
@@ -52,26 +53,22 @@ impl Kept {
         }
     }
 
-    /// Listens on `address`, and waits for a client if asked to.
-    pub(super) fn bind(
-        &mut self,
-        address: &MonitorAddress,
-        wait: bool,
-    ) -> Result<(), MonitorError> {
-        self.try_bind(address, wait).map_err(|reason| MonitorError {
-            address: address.to_string(),
+    /// Listens as `option` says, and waits for a client if asked to.
+    pub(super) fn bind(&mut self, option: &MonitorOption, wait: bool) -> Result<(), MonitorError> {
+        self.try_bind(option, wait).map_err(|reason| MonitorError {
+            option: option.to_string(),
             reason,
         })
     }
 
-    fn try_bind(&mut self, address: &MonitorAddress, wait: bool) -> Result<(), String> {
+    fn try_bind(&mut self, option: &MonitorOption, wait: bool) -> Result<(), String> {
         let prepared = |e: io::Error| format!("cannot be prepared: {e}");
-        let socket = match address {
+        let socket = match &option.address {
             MonitorAddress::Stdio => {
                 let copy = |fd: std::os::fd::BorrowedFd<'_>| fd.try_clone_to_owned();
                 let input = copy(std::io::stdin().as_fd()).map_err(prepared)?;
                 let output = copy(std::io::stdout().as_fd()).map_err(prepared)?;
-                self.add_streams(input, output);
+                self.add_streams(option.mode, input, output);
                 return Ok(());
             }
             MonitorAddress::Unix { path, .. } => {
@@ -82,43 +79,40 @@ impl Kept {
             MonitorAddress::Tcp { host, port, .. } => Socket::Tcp(bind_tcp(host, *port)?),
         };
         if wait {
-            tracing::info!("-qmp {address}: the guest waits for a client");
-            self.clients
-                .push(Parked::new(socket.accept().map_err(prepared)?));
+            tracing::info!("{option}: the guest waits for a client");
+            let stream = socket.accept().map_err(prepared)?;
+            self.clients.push(Parked::new(option.mode, stream));
         }
         self.listeners.push(Listening {
-            address: address.clone(),
+            option: option.clone(),
             socket: Some(socket),
         });
         Ok(())
     }
 
     /// Adds the client on standard streams.
-    pub(super) fn add_streams(&mut self, input: OwnedFd, output: OwnedFd) {
+    pub(super) fn add_streams(&mut self, mode: MonitorMode, input: OwnedFd, output: OwnedFd) {
+        let address = MonitorAddress::Stdio;
         self.listeners.push(Listening {
-            address: MonitorAddress::Stdio,
+            option: MonitorOption { address, mode },
             socket: None,
         });
-        self.clients
-            .push(Parked::new(Plain::Standard { input, output }));
+        let stream = Plain::Standard { input, output };
+        self.clients.push(Parked::new(mode, stream));
     }
 
     pub(super) fn listens_on(&self, address: &MonitorAddress) -> bool {
         self.listeners
             .iter()
-            .any(|listening| listening.address.is_same_place(address))
+            .any(|listening| listening.option.address.is_same_place(address))
     }
 
     /// Lets go of the clients, and of what they were to be told. The standard streams, which nobody
     /// could connect to again, begin anew.
     pub fn disconnect(&mut self) {
-        let standard = |client: Parked| match client.stream {
-            stream @ Plain::Standard { .. } => Some(Parked::new(stream)),
-            _ => None,
-        };
         self.clients = std::mem::take(&mut self.clients)
             .into_iter()
-            .filter_map(standard)
+            .filter_map(Parked::begin_anew)
             .collect();
         self.held = Held::default();
     }
@@ -130,12 +124,17 @@ impl Kept {
         self.paths.extend(other.paths);
     }
 
-    /// Stops listening elsewhere than on `addresses`. Clients stay.
-    pub(super) fn retain(&mut self, addresses: &[MonitorAddress]) {
-        self.listeners
-            .retain(|kept| addresses.iter().any(|a| a.is_same_place(&kept.address)));
+    /// Stops listening elsewhere than `options` say. Clients stay, and new ones are served as these
+    /// options say.
+    pub(super) fn retain(&mut self, options: &[MonitorOption]) {
+        self.listeners.retain_mut(|kept| {
+            let mut same = options.iter();
+            let option = same.find(|option| option.address.is_same_place(&kept.option.address));
+            kept.option.mode = option.map_or(kept.option.mode, |option| option.mode);
+            option.is_some()
+        });
         self.paths
-            .retain(|own| addresses.iter().any(|address| own.is_of(address)));
+            .retain(|own| options.iter().any(|option| own.is_of(&option.address)));
     }
 
     /// Takes what has been emitted until now from where it is held.

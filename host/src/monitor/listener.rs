@@ -11,7 +11,39 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
 
+use serde::{Deserialize, Serialize};
+
 use super::stream::Plain;
+
+/// A monitor of the command line.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MonitorOption {
+    /// Where it listens.
+    pub address: MonitorAddress,
+    /// Whom it is for.
+    pub mode: MonitorMode,
+}
+
+/// QEMU's `-mon mode=`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum MonitorMode {
+    /// It speaks QMP, with programs.
+    #[default]
+    Control,
+    /// It speaks HMP, with people.
+    Readline,
+}
+
+impl fmt::Display for MonitorOption {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let option = match self.mode {
+            MonitorMode::Control => "-qmp",
+            MonitorMode::Readline => "-monitor",
+        };
+        write!(f, "{option} {}", self.address)
+    }
+}
 
 /// Where a monitor listens.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -75,7 +107,7 @@ impl MonitorAddress {
 
 /// A monitor that listens, or did: the standard streams have their one client from the start.
 pub(super) struct Listening {
-    pub(super) address: MonitorAddress,
+    pub(super) option: MonitorOption,
     pub(super) socket: Option<Socket>,
 }
 
@@ -97,9 +129,10 @@ impl Socket {
 
 /// A monitor that cannot listen.
 #[derive(Debug, thiserror::Error)]
-#[error("-qmp {address}: {reason}")]
+#[error("{option}: {reason}")]
 pub struct MonitorError {
-    pub(super) address: String,
+    /// As it was said.
+    pub(super) option: String,
     pub(super) reason: String,
 }
 

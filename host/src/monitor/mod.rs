@@ -1,4 +1,5 @@
-//! The QMP monitor: QEMU's docs/interop/qmp-spec.rst, so that its clients connect unchanged.
+//! The monitors: QMP for programs, as QEMU's docs/interop/qmp-spec.rst has it, so that its clients
+//! connect unchanged, and HMP for people ([`hmp`]).
 
 pub mod about;
 mod client;
@@ -7,27 +8,32 @@ mod description;
 mod error;
 mod events;
 mod framing;
+pub(crate) mod hmp;
 mod json;
 mod keep;
 mod listener;
 mod outgoing;
 pub mod qapi;
+mod served;
 mod server;
 mod session;
 mod stream;
 pub mod table;
+mod terminal;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
 mod tests_description;
 #[cfg(test)]
 mod tests_keep;
+#[cfg(test)]
+mod tests_people;
 
 pub use command::{CapabilityStatus, Command, CprMode};
 pub use description::{KeptDescription, KeptError};
 pub use error::{ErrorClass, QmpError};
 pub use events::Events;
 pub use keep::Kept;
-pub use listener::{MonitorAddress, MonitorError};
+pub use listener::{MonitorAddress, MonitorError, MonitorMode, MonitorOption};
 pub(crate) use listener::{OwnPath, bind_tcp, bind_unix};
 pub use server::{AttachError, Control, Monitor};

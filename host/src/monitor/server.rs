@@ -13,12 +13,13 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{broadcast, watch};
 use tokio::task::JoinSet;
 
-use super::client::{Client, Parked, lose};
+use super::client::lose;
 use super::command::Command;
 use super::error::QmpError;
 use super::events::Events;
 use super::keep::Kept;
-use super::listener::{Listening, MonitorAddress, MonitorError, OwnPath, Socket};
+use super::listener::{Listening, MonitorError, MonitorOption, OwnPath, Socket};
+use super::served::{Client, Parked};
 use super::stream::Stream;
 
 /// How long a command may still run when the monitor is detached.
@@ -79,49 +80,49 @@ impl fmt::Display for AttachError {
 impl std::error::Error for AttachError {}
 
 impl Monitor {
-    /// Listens on all `addresses`: when this returns they can be connected to, and those with `wait`
+    /// Listens as all `options` say: when this returns they can be connected to, and those with `wait`
     /// have their first client.
     pub fn start(
-        addresses: &[MonitorAddress],
+        options: &[MonitorOption],
         control: Arc<dyn Control>,
         events: Events,
     ) -> Result<Self, MonitorError> {
         let mut bound = Kept::default();
-        for address in addresses {
-            bound.bind(address, address.waits())?;
+        for option in options {
+            bound.bind(option, option.address.waits())?;
         }
-        Self::serve(bound, addresses, control, events).map_err(|e| e.error)
+        Self::serve(bound, options, control, events).map_err(|e| e.error)
     }
 
     /// Serves what [`Self::detach`] kept, in this program or the next, and listens on those of
-    /// `addresses` that are not among it; for a client of these nobody waits, since the guest has
-    /// started long ago. What is not among `addresses` takes no more clients, and keeps those it has.
+    /// `options` that are not among it; for a client of these nobody waits, since the guest has
+    /// started long ago. What is not among `options` takes no more clients, and keeps those it has.
     ///
     /// Clients get what they still had to get, then the events that were emitted in between, then
     /// everything else.
     pub fn attach(
         mut kept: Kept,
-        addresses: &[MonitorAddress],
+        options: &[MonitorOption],
         control: Arc<dyn Control>,
         events: Events,
     ) -> Result<Self, AttachError> {
         let mut bound = Kept::default();
-        for address in addresses {
-            if !kept.listens_on(address)
-                && let Err(error) = bound.bind(address, false)
+        for option in options {
+            if !kept.listens_on(&option.address)
+                && let Err(error) = bound.bind(option, false)
             {
                 let kept = Box::new(kept);
                 return Err(AttachError { error, kept });
             }
         }
         kept.merge(bound);
-        Self::serve(kept, addresses, control, events)
+        Self::serve(kept, options, control, events)
     }
 
-    /// Serves clients on a thread, and listens on those of `addresses` that are there.
+    /// Serves clients on a thread, and listens where one of `options` says so.
     pub(super) fn serve(
         mut kept: Kept,
-        addresses: &[MonitorAddress],
+        options: &[MonitorOption],
         control: Arc<dyn Control>,
         events: Events,
     ) -> Result<Self, AttachError> {
@@ -130,8 +131,8 @@ impl Monitor {
             Ok(thread) => thread,
             Err(e) => {
                 let error = MonitorError {
-                    address: String::new(),
-                    reason: format!("its thread cannot be started: {e}"),
+                    option: "The monitors".to_owned(),
+                    reason: format!("their thread cannot be started: {e}"),
                 };
                 let kept = Box::new(kept);
                 return Err(AttachError { error, kept });
@@ -139,7 +140,7 @@ impl Monitor {
         };
         // From here on nothing fails.
         kept.paths.iter_mut().for_each(OwnPath::serve);
-        kept.retain(addresses);
+        kept.retain(options);
         kept.catch_up();
         let Kept {
             listeners,
@@ -150,10 +151,9 @@ impl Monitor {
         } = kept;
         let (later, receivers) = events.release(clients.len());
         held.append(later);
-        for client in clients.iter_mut().filter(|c| c.session.hears_events()) {
-            held.lines()
-                .for_each(|line| client.out.event(Arc::clone(line)));
-            lose(held.lost().saturating_add(client.out.bound()));
+        for out in clients.iter_mut().filter_map(Parked::hears_events) {
+            held.lines().for_each(|line| out.event(Arc::clone(line)));
+            lose(held.lost().saturating_add(out.bound()));
         }
         let shared = Shared {
             control,
@@ -320,11 +320,11 @@ pub(super) async fn detached(ending: &mut watch::Receiver<End>) -> Instant {
 }
 
 async fn listen(listening: Listening, shared: Shared) -> Group {
-    let Listening { address, socket } = listening;
+    let Listening { option, socket } = listening;
     let open = match socket.map(Open::new).transpose() {
         Ok(open) => open,
         Err(e) => {
-            tracing::error!("-qmp {address}: takes no clients: {e}");
+            tracing::error!("{option}: takes no clients: {e}");
             None
         }
     };
@@ -342,7 +342,7 @@ async fn listen(listening: Listening, shared: Shared) -> Group {
                 continue;
             }
         };
-        clients.spawn(Client::new(stream, &shared).run(shared.ending.clone()));
+        clients.spawn(Client::new(option.mode, stream, &shared).run(shared.ending.clone()));
     }
     while let Some(client) = clients.join_next().await {
         left.extend(client.ok().flatten());
@@ -350,9 +350,9 @@ async fn listen(listening: Listening, shared: Shared) -> Group {
     let socket = open
         .map(Open::close)
         .transpose()
-        .inspect_err(|e| tracing::error!("-qmp {address}: cannot be kept: {e}"))
+        .inspect_err(|e| tracing::error!("{option}: cannot be kept: {e}"))
         .unwrap_or_default();
-    (Some(Listening { address, socket }), left)
+    (Some(Listening { option, socket }), left)
 }
 
 /// A listener on the runtime.

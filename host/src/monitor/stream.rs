@@ -12,6 +12,8 @@ use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
 use tokio::net::{TcpStream, UnixStream};
 
+use super::terminal::{self, RawMode};
+
 /// What is written at once to a standard stream: a pipe that is ready takes this much.
 const CHUNK: usize = 4096;
 
@@ -24,6 +26,21 @@ pub(super) enum Plain {
         input: OwnedFd,
         output: OwnedFd,
     },
+}
+
+impl Plain {
+    /// Whether somebody sits at a terminal on the other side.
+    pub(super) fn is_terminal(&self) -> bool {
+        match self {
+            Self::Standard { input, output } => terminal::is_terminal(input, output),
+            _ => false,
+        }
+    }
+
+    /// Lets a terminal send keys as they are struck.
+    pub(super) fn raw_mode(&self) -> Option<RawMode> {
+        self.is_terminal().then(RawMode::enter).flatten()
+    }
 }
 
 /// A connection that is served. Reading and writing may be given up at any time: what they have not

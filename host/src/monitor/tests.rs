@@ -12,6 +12,12 @@ use super::*;
 
 pub(super) const DEADLINE: Duration = Duration::from_secs(20);
 
+/// A monitor for programs.
+pub(super) fn control(address: MonitorAddress) -> MonitorOption {
+    let mode = MonitorMode::Control;
+    MonitorOption { address, mode }
+}
+
 /// Notes what it was asked, and emits STOP when asked to stop.
 pub(super) struct Fake {
     pub(super) asked: Mutex<Vec<Command>>,
@@ -56,7 +62,7 @@ impl Rig {
             path: path.clone(),
             wait: false,
         };
-        let monitor = Monitor::start(&[address], Arc::clone(&fake) as _, events).unwrap();
+        let monitor = Monitor::start(&[control(address)], Arc::clone(&fake) as _, events).unwrap();
         Self {
             monitor: Some(monitor),
             path,
@@ -249,10 +255,10 @@ fn what_was_emitted_before_the_end_still_arrives() {
 fn a_stale_socket_is_replaced_and_a_live_one_is_not() {
     let rig = Rig::new("stale");
     let address = || {
-        vec![MonitorAddress::Unix {
+        vec![control(MonitorAddress::Unix {
             path: rig.path.clone(),
             wait: false,
-        }]
+        })]
     };
     let start = || Monitor::start(&address(), Arc::clone(&rig.fake) as _, Events::new());
     let Err(error) = start() else {
@@ -264,10 +270,10 @@ fn a_stale_socket_is_replaced_and_a_live_one_is_not() {
     );
     let stale = rig.path.with_extension("stale");
     drop(std::os::unix::net::UnixListener::bind(&stale).unwrap());
-    let address = vec![MonitorAddress::Unix {
+    let address = vec![control(MonitorAddress::Unix {
         path: stale,
         wait: false,
-    }];
+    })];
     Monitor::start(&address, Arc::clone(&rig.fake) as _, Events::new())
         .unwrap()
         .shutdown(DEADLINE);
@@ -341,8 +347,8 @@ fn on_streams(fake: &Arc<Fake>) -> (UnixStream, std::io::PipeReader, Monitor) {
     let (input, theirs) = UnixStream::pair().unwrap();
     let (output, ours) = std::io::pipe().unwrap();
     let mut kept = Kept::default();
-    kept.add_streams(theirs.into(), ours.into());
-    let stdio = [MonitorAddress::Stdio];
+    kept.add_streams(MonitorMode::Control, theirs.into(), ours.into());
+    let stdio = [control(MonitorAddress::Stdio)];
     let monitor = Monitor::serve(kept, &stdio, Arc::clone(fake) as _, fake.events.clone()).unwrap();
     (input, output, monitor)
 }
@@ -400,7 +406,7 @@ fn a_command_that_panics_is_an_error_of_that_command() {
         path: path.clone(),
         wait: false,
     };
-    let monitor = Monitor::start(&[address], Arc::new(Panics), Events::new()).unwrap();
+    let monitor = Monitor::start(&[control(address)], Arc::new(Panics), Events::new()).unwrap();
     let mut peer = Peer::connect(&path);
     peer.ask(&json!({"execute": "qmp_capabilities"}));
     let text = "The command failed inside Baton; see its log";
@@ -418,7 +424,8 @@ fn with_wait_the_monitor_starts_once_a_client_is_there() {
     };
     let fake = Fake::new();
     let events = fake.events.clone();
-    let starting = std::thread::spawn(move || Monitor::start(&[address], fake, events).unwrap());
+    let starting =
+        std::thread::spawn(move || Monitor::start(&[control(address)], fake, events).unwrap());
     let begun = std::time::Instant::now();
     let stream = loop {
         match UnixStream::connect(&path) {

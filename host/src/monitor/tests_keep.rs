@@ -11,13 +11,13 @@ use std::time::Instant;
 use serde_json::{Value, json};
 
 use super::events::BEHIND;
-use super::tests::{DEADLINE, Fake, Peer};
+use super::tests::{DEADLINE, Fake, Peer, control};
 use super::*;
 
 /// A program with a monitor, and its successors.
 struct Program {
     monitor: Option<Monitor>,
-    addresses: Vec<MonitorAddress>,
+    addresses: Vec<MonitorOption>,
     path: PathBuf,
     fake: Arc<Fake>,
 }
@@ -75,11 +75,11 @@ impl Drop for Program {
     }
 }
 
-fn unix(path: &Path) -> MonitorAddress {
-    MonitorAddress::Unix {
+fn unix(path: &Path) -> MonitorOption {
+    control(MonitorAddress::Unix {
         path: path.to_owned(),
         wait: false,
-    }
+    })
 }
 
 /// What arrives at the other side of an exec.
@@ -350,10 +350,10 @@ fn other_addresses_are_closed_and_bound_and_clients_stay() {
     let (old, mut peer) = (program.path.clone(), program.ready());
     let new = old.with_extension("new");
     // The guest has started long ago: nobody waits.
-    program.addresses = vec![MonitorAddress::Unix {
+    program.addresses = vec![control(MonitorAddress::Unix {
         path: new.clone(),
         wait: true,
-    }];
+    })];
     program.update();
     program.path = new;
     assert!(!old.exists() && UnixStream::connect(&old).is_err());
@@ -393,11 +393,11 @@ fn a_tcp_client_stays_connected() {
     let port = free.local_addr().unwrap().port();
     drop(free);
     let mut program = Program::new("tcp");
-    program.addresses.push(MonitorAddress::Tcp {
+    program.addresses.push(control(MonitorAddress::Tcp {
         host: "127.0.0.1".into(),
         port,
         wait: false,
-    });
+    }));
     program.update();
     let connect = || {
         let stream = std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
@@ -490,8 +490,8 @@ fn nothing_is_lost_or_doubled_whenever_the_monitor_changes() {
 fn on_streams(input: OwnedFd, output: OwnedFd) -> Program {
     let fake = Fake::new();
     let mut kept = Kept::default();
-    kept.add_streams(input, output);
-    let addresses = vec![MonitorAddress::Stdio];
+    kept.add_streams(MonitorMode::Control, input, output);
+    let addresses = vec![control(MonitorAddress::Stdio)];
     let control = Arc::clone(&fake) as _;
     let monitor = Monitor::serve(kept, &addresses, control, fake.events.clone()).unwrap();
     Program {

@@ -26,6 +26,15 @@ pub(super) static COMMANDS: &[Spec] = &[
         "All commands and events with the types of what belongs to them",
     )
     .returns(List(&Type::Object(&SCHEMA_INFO))),
+    Spec::new(
+        "human-monitor-command",
+        "Carries out a line of the monitor for people ([hmp.md](hmp.md)), and returns what it prints",
+    )
+    .takes(&[
+        Member::required("command-line", Str, ""),
+        Member::optional("cpu-index", Int, "the CPU that the line is about"),
+    ])
+    .returns(Str),
 ];
 
 static CAPABILITY: Enum = Enum {
