@@ -14,15 +14,17 @@ use crate::hotplug::PlugError;
 use crate::machine::WakeSource;
 use crate::machine::events::MachineEvent;
 use crate::monitor::{
-    Command, Control, Kept, Monitor, MonitorError, MonitorOption, QmpError, about, hmp,
+    Caller, Command, Control, Kept, Monitor, MonitorError, MonitorOption, QmpError, YankInstance,
+    about, hmp, query_fdsets, remove_fd,
 };
+use crate::query;
 use crate::vm::Vm;
 
 /// A VM as the monitor sees it.
 pub struct VmControl(pub Arc<Vm>);
 
 impl Control for VmControl {
-    fn execute(&self, command: Command) -> Result<Value, QmpError> {
+    fn execute(&self, command: Command, caller: &Caller) -> Result<Value, QmpError> {
         let vm = &self.0;
         match command {
             Command::QmpCapabilities { .. } => Err(QmpError::negotiated()),
@@ -58,9 +60,48 @@ impl Control for VmControl {
             Command::DeviceAdd(option) => plugged(vm.device_add(&option)),
             Command::DeviceDel { id } => plugged(vm.device_del(&id)),
             Command::QueryPlugins => Ok(plugins(vm)),
-            Command::Migrate { uri, channels, .. } => {
-                done(handover::migrate(vm, uri.as_deref(), channels.as_deref()))
+            Command::Getfd { fdname } => caller.name_fd(fdname),
+            Command::Closefd { fdname } => caller.close_fd(&fdname),
+            Command::AddFd { fdset_id, opaque } => caller.add_fd(fdset_id, opaque),
+            Command::RemoveFd { fdset_id, fd } => remove_fd(fdset_id, fd),
+            Command::QueryFdsets => Ok(query_fdsets()),
+            Command::QueryTarget => Ok(query::target()),
+            Command::QueryMachines => Ok(query::machines()),
+            Command::QueryCurrentMachine => Ok(query::current_machine()),
+            Command::QueryUuid => Ok(query::uuid()),
+            Command::QueryCpusFast => Ok(query::cpus(vm)),
+            Command::QueryMemorySizeSummary => Ok(query::memory_size(&vm.options)),
+            Command::QueryMemdev => Ok(query::memdev(&vm.options)),
+            // There can be none.
+            Command::QueryMemoryDevices | Command::QueryIothreads => Ok(json!([])),
+            Command::QueryCommandLineOptions { option } => query::options(option.as_deref()),
+            Command::QueryBlock => Ok(query::block(vm)),
+            Command::QueryPci => Ok(query::pci(vm)),
+            Command::QueryNamedBlockNodes { .. } => Ok(query::named_nodes(vm)),
+            Command::QomList { path } => query::list(vm, &path),
+            Command::QomGet { path, property } => query::get(vm, &path, &property),
+            Command::QomListTypes {
+                implements,
+                r#abstract,
+            } => Ok(query::types(
+                &vm.registry,
+                implements.as_deref(),
+                r#abstract == Some(true),
+            )),
+            Command::QomListProperties { typename } => {
+                query::type_properties(&vm.registry, &typename)
             }
+            Command::DeviceListProperties { typename } => {
+                query::device_properties(&vm.registry, &typename)
+            }
+            Command::QueryMigrationthreads => Ok(query::migration_threads()),
+            Command::QueryYank => Ok(query_yank(vm)),
+            Command::Yank { instances } => yank(vm, &instances),
+            Command::Migrate { uri, channels, .. } => done(
+                handover::numbered(uri, channels, &caller.named).and_then(|to| {
+                    handover::migrate(vm, to.uri.as_deref(), to.channels.as_deref())
+                }),
+            ),
             Command::MigrateContinue { state } => done(go_on(vm, state)),
             Command::MigrateCancel => {
                 handover::cancel(vm);
@@ -70,12 +111,13 @@ impl Control for VmControl {
                 uri,
                 channels,
                 exit_on_error,
-            } => done(handover::incoming(
-                vm,
-                uri.as_deref(),
-                channels.as_deref(),
-                exit_on_error.unwrap_or(true),
-            )),
+            } => done(
+                handover::numbered(uri, channels, &caller.named).and_then(|from| {
+                    let exit_on_error = exit_on_error.unwrap_or(true);
+                    let (uri, channels) = (from.uri.as_deref(), from.channels.as_deref());
+                    handover::incoming(vm, uri, channels, exit_on_error)
+                }),
+            ),
             Command::CprSave { filename, .. } => done(handover::save(vm, &filename)),
             Command::CprLoad { filename, .. } => done(handover::load_file(vm, &filename)),
             Command::MigrateSetParameters(changes) => done(vm.set_parameters(changes)),
@@ -172,6 +214,27 @@ fn done(result: Result<(), baton_migration::HostError>) -> Result<Value, QmpErro
     }
 }
 
+/// May be said out of band: takes no lock that somebody holds while waiting.
+fn query_yank(vm: &Vm) -> Value {
+    match vm.tracker.status().in_progress() {
+        true => json!([{ "type": "migration" }]),
+        false => json!([]),
+    }
+}
+
+/// Likewise.
+fn yank(vm: &Vm, instances: &[YankInstance]) -> Result<Value, QmpError> {
+    let migrating = vm.tracker.status().in_progress();
+    let there = |instance: &YankInstance| migrating && *instance == YankInstance::Migration;
+    if !instances.iter().all(there) {
+        return Err(QmpError::device_not_found("Instance not found"));
+    }
+    if !instances.is_empty() {
+        vm.tracker.cancel();
+    }
+    Ok(json!({}))
+}
+
 /// Only a pause before the switchover can be ended.
 fn go_on(vm: &Vm, state: MigrationStatus) -> Result<(), HostError> {
     let now = vm.tracker.status();
@@ -223,14 +286,18 @@ fn devices(vm: &Vm) -> Value {
 
 fn plugins(vm: &Vm) -> Value {
     let row = |plugin: &crate::plugin::Plugin| {
-        json!({
+        let mut row = json!({
             "file": plugin.path.display().to_string(),
             "name": plugin.descriptor.name,
             "version": plugin.descriptor.version,
             "abi": format!("{}.{}", plugin.magic.abi_major, plugin.magic.abi_minor),
             "api-version": plugin.magic.api_version(),
             "devices": plugin.descriptor.devices.iter().map(|d| &d.name).collect::<Vec<_>>(),
-        })
+        });
+        if let Some(id) = &plugin.build_id {
+            row["build-id"] = id.as_str().into();
+        }
+        row
     };
     vm.registry.plugins().iter().map(row).collect()
 }

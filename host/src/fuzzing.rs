@@ -15,6 +15,14 @@ const SECTIONS: [&str; 8] = [
     "acpi-pm/sleep",
 ];
 
+/// Says `data` to a monitor as a client would, without a VM behind it.
+///
+/// # Panics
+/// When what is understood depends on how the bytes came, or more is kept than a message may have.
+pub fn qmp(data: &[u8]) {
+    crate::monitor::fuzz(data);
+}
+
 /// Loads a section as far as that goes without a machine. What is taken must be what is saved.
 ///
 /// # Panics
@@ -27,6 +35,11 @@ pub fn section(data: &[u8]) {
     if let Some(Ok(saved)) = again(name, payload) {
         assert_eq!(again(name, &saved), Some(Ok(saved.clone())), "{name}");
     }
+}
+
+#[test]
+fn a_hostile_client_is_answered_and_no_more() {
+    baton_plugin_api::testing::exercise("qmp", 20_000, qmp);
 }
 
 #[test]

@@ -18,6 +18,7 @@ use crate::chardev::terminal;
 use crate::cli::{self, Invocation, Options};
 use crate::control::{serve_monitors, start_monitors};
 use crate::exec::{self, Inherited, Purpose};
+use crate::fdset;
 use crate::handover::{self, Succession};
 use crate::help;
 use crate::machine::events::MachineEvent;
@@ -138,6 +139,10 @@ fn run_guest(options: Options, succession: &mut Option<Succession>) -> Result<()
     ignore_file_size_signal();
     vcpu::install_handler().map_err(|e| format!("Cannot install a signal handler: {e}"))?;
     raise_descriptor_limit();
+    // One that is executed with a guest has the sets of the program before it.
+    if succession.is_none() {
+        fdset::adopt(&options.passed)?;
+    }
     let registry = Registry::load(&options.plugins)?;
     let vm = Vm::new(options, registry, Events::new(), requests)?;
     if let Some(taking) = succession.as_mut() {
@@ -156,7 +161,7 @@ fn run_guest(options: Options, succession: &mut Option<Succession>) -> Result<()
         start_monitors(&vm)?;
         SERVING.store(true, Ordering::SeqCst);
         if let Some((handover, main)) = now {
-            take_guest(&vm, handover, main)?;
+            take_guest(&vm, handover, &main)?;
         }
     } else if let Some(incoming) = &vm.options.incoming {
         vm.open_chardevs()?;
@@ -215,12 +220,13 @@ fn take_guest_later(
 fn take_guest(
     vm: &Arc<Vm>,
     handover: TargetHandover,
-    main: SocketAddress,
+    main: &SocketAddress,
 ) -> Result<(), HostError> {
     let vm = Arc::clone(vm);
+    let main = handover::main_channel(main);
     std::thread::Builder::new()
         .name("incoming".into())
-        .spawn(move || handover::run(&vm, handover, &main, true))
+        .spawn(move || handover::run(&vm, handover, main, true))
         .map(|_| ())
         .map_err(|e| format!("Cannot start a thread: {e}").into())
 }

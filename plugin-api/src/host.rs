@@ -41,6 +41,22 @@ impl Host {
         }
     }
 
+    /// The file at `path` if it is one that an operator has opened for this process (a path
+    /// `/dev/fdset/N`); nothing if the device is to open the path itself. Ask before opening a file
+    /// that a property names.
+    pub fn passed_file(&self, path: &str, write: bool, direct: bool) -> Result<Option<OwnedFd>> {
+        let request = HostRequest::PassedFile {
+            path: path.to_owned(),
+            write,
+            direct,
+        };
+        match self.0.call(&request)? {
+            HostReply::Fd(fd) => Ok(Some(adopt(fd))),
+            HostReply::NoFd => Ok(None),
+            other => Err(out_of_place(&other)),
+        }
+    }
+
     /// An eventfd that raises an edge-triggered interrupt for each write: a line of a platform
     /// device, an MSI-X vector of a PCI function. From `realize` on: it is wired once the host knows
     /// what the device turned out to be.

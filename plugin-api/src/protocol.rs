@@ -133,6 +133,16 @@ pub enum HostRequest {
         /// Tells several of one name apart.
         instance: u32,
     },
+    /// A file that somebody else has opened, if `path` stands for one: a path `/dev/fdset/N`.
+    /// [`HostReply::Fd`], or `NoFd` when the device is to open the path itself.
+    PassedFile {
+        /// Where the device would open it.
+        path: String,
+        /// Whether it is for writing too.
+        write: bool,
+        /// Whether with `O_DIRECT`.
+        direct: bool,
+    },
     /// An eventfd that raises an interrupt, as an edge, for each write. Of a platform device the
     /// line is an index into [`PlatformInfo::irqs`]; of a PCI function it is an MSI-X vector.
     Irqfd {

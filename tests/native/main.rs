@@ -5,6 +5,7 @@
 mod blockers;
 mod boot;
 mod chardevs;
+mod clients;
 mod deaths;
 mod demand;
 mod document;
@@ -12,6 +13,7 @@ mod exec;
 mod exec_deaths;
 mod exec_deferred;
 mod failure;
+mod fds;
 mod hmp;
 mod hotplug;
 mod kept;

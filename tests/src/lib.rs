@@ -5,6 +5,7 @@
 //! of its insides, so the same test runs against both VMMs.
 
 pub mod check;
+pub mod clients;
 pub mod console;
 pub mod copied;
 pub mod disk;

@@ -247,6 +247,11 @@ impl Machine {
         self.report().get(MAX_GAP_TSC) as f64 / ticks_per_ms
     }
 
+    /// The path of the process's socket of that kind: `cpr`, `main` or `qmp`.
+    pub fn socket(&self, kind: &str) -> PathBuf {
+        self.world.socket(kind, self.number)
+    }
+
     /// The monitor, connected at the first use.
     ///
     /// # Errors

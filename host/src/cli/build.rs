@@ -7,6 +7,7 @@ use baton_migration::Mode;
 use baton_migration::address::{Incoming, IncomingChannels};
 use baton_migration::settings::Settings;
 
+use super::add_fd::AddFd;
 use super::chardev;
 use super::definition;
 use super::device::DeviceOption;
@@ -129,6 +130,7 @@ fn options(said: &Said) -> Result<Options, CliError> {
         chardevs,
         plugins: said.all("plugin").map(PathBuf::from).collect(),
         monitors,
+        passed: said.each("add-fd", AddFd::parse)?,
         incoming,
         settings: settings(said)?,
         only_migratable: only_migratable(said)?,

@@ -4,6 +4,7 @@
 //! properties of devices: their types are known once plugins are loaded, and [`Backends`] checks
 //! them then. Nothing that is said is passed over: what Baton does not do is refused.
 
+mod add_fd;
 mod arguments;
 mod backends;
 mod build;
@@ -36,6 +37,7 @@ use std::ffi::OsString;
 
 use said::Said;
 
+pub use add_fd::AddFd;
 pub use backends::Backends;
 pub use device::DeviceOption;
 pub use error::CliError;
@@ -44,6 +46,34 @@ pub use machine::{MAX_CPUS, Machine, MachineType};
 pub use nearest::nearest;
 pub use object::{BackendKind, HugePages, IMPLICIT_RAM_ID, MemoryBackend};
 pub use options::{Invocation, Kernel, Options};
+
+/// The options of the command line, by name.
+pub fn option_names() -> impl Iterator<Item = &'static str> {
+    definition::options().map(|option| option.name)
+}
+
+/// The keys of an option's value, as far as they are always the same.
+pub fn option_parameters(option: &str) -> Vec<&'static str> {
+    let mut keys = Vec::new();
+    let value = definition::option(option)
+        .and_then(|option| option.value)
+        .unwrap_or_default();
+    for (end, _) in value.match_indices('=') {
+        let key = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "-_.".contains(c);
+        let start = value[..end].rfind(|c| !key(c)).map_or(0, |at| at + 1);
+        let name = &value[start..end];
+        if !name.is_empty() && !keys.contains(&name) {
+            keys.push(name);
+        }
+    }
+    keys
+}
+
+/// The properties of a type of `-object`, each with what it means.
+pub fn object_properties(name: &str) -> &'static [(&'static str, &'static str)] {
+    let found = object::KINDS.iter().find(|(kind, _)| *kind == name);
+    found.map_or(&[], |(_, properties)| *properties)
+}
 
 /// What the arguments, without the program's name, ask for.
 pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Invocation, CliError> {

@@ -7,6 +7,7 @@ use baton_migration::address::IncomingChannels;
 use baton_migration::settings::Settings;
 use baton_plugin_api::Drive;
 
+use super::add_fd::AddFd;
 use super::device::DeviceOption;
 use super::machine::Machine;
 use super::object::MemoryBackend;
@@ -92,6 +93,8 @@ pub struct Options {
     pub plugins: Vec<PathBuf>,
     /// `-qmp` and `-monitor`.
     pub monitors: Vec<MonitorOption>,
+    /// `-add-fd`.
+    pub passed: Vec<AddFd>,
     /// `-incoming`, if it was said.
     pub incoming: Option<IncomingChannels>,
     /// `-global migration.PROPERTY=VALUE`: what is set before there is a monitor.

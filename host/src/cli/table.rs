@@ -129,6 +129,12 @@ const STANDARD: &[Opt] = &[
     )
     .completes(Completion::File),
     takes(
+        "add-fd",
+        "fd=N,set=N[,opaque=TEXT]",
+        "Put an inherited descriptor into a set, which the path /dev/fdset/N stands for wherever a \
+         file is named: a -drive, a memory backend, a migration. See the QMP command add-fd.",
+    ),
+    takes(
         "global",
         "migration.PROPERTY=VALUE | driver=migration,property=PROPERTY,value=VALUE",
         "Set a migration parameter, or switch a migration capability on or off, before there is a \

@@ -4,14 +4,14 @@ use std::sync::Arc;
 
 use baton_migration::address::MigrationAddress;
 use baton_migration::checkpoint::{
-    Checkpoint, CheckpointHost, CheckpointOptions, CheckpointOutcome, Keeper, Place, RamSource,
-    Writing, keeper,
+    Checkpoint, CheckpointHost, CheckpointOptions, CheckpointOutcome, Keeper, RamSource, Writing,
+    keeper,
 };
 use baton_migration::settings::Capability;
 use baton_migration::{HostError, Mode};
 
 use super::source::Source;
-use super::{pauses, producer, resolve_fd};
+use super::{passed, pauses, producer};
 use crate::machine::Machine;
 use crate::memory::{self, Ram, Stopped};
 use crate::vm::Vm;
@@ -59,7 +59,7 @@ pub fn save(vm: &Arc<Vm>, filename: &str) -> Result<(), HostError> {
 }
 
 fn begin(vm: &Arc<Vm>, mode: Mode, address: &MigrationAddress) -> Result<Begun, HostError> {
-    let place = Place::of(address, &resolve_fd)?;
+    let place = passed::place(address, true)?;
     let writing = Writing::of(&vm.state().settings);
     let mut keeper = keeper(place, mode, writing)?;
     let mut host = Source::new(Arc::clone(vm), mode);

@@ -3,6 +3,7 @@
 mod checkpoint;
 mod exec;
 mod normal;
+mod passed;
 mod restore;
 mod source;
 mod target;
@@ -24,8 +25,9 @@ use crate::vm::{Deferred, State, Vm};
 
 pub use checkpoint::save;
 pub use exec::{Succession, rehearse};
+pub use passed::numbered;
 pub use restore::load_file;
-pub use target::{receive, run};
+pub use target::{main_channel, receive, run};
 
 /// This program, as it names itself in a stream.
 fn producer() -> String {
@@ -210,14 +212,14 @@ pub fn incoming(
     if incoming.cpr.is_none() {
         return arrive(vm, &main_address(uri, channels)?, exit_on_error);
     }
-    let main = IncomingChannels::deferred_main(uri, channels)?;
+    let main = main_channel(&IncomingChannels::deferred_main(uri, channels)?);
     let Some(Deferred::Transfer(handover)) = vm.state().deferred.take() else {
         return Err("The incoming migration has already been started".into());
     };
     let vm = Arc::clone(vm);
     let thread = std::thread::Builder::new()
         .name("incoming".into())
-        .spawn(move || run(&vm, *handover, &main, exit_on_error));
+        .spawn(move || run(&vm, *handover, main, exit_on_error));
     thread
         .map(|_| ())
         .map_err(|e| format!("Cannot start a thread: {e}").into())

@@ -11,7 +11,7 @@ use baton_migration::stream::StateImage;
 use baton_migration::{Blocker, HostError, Mode};
 
 use super::target::ran_in_source;
-use super::{resolve_fd, take};
+use super::{passed, take};
 use crate::blockers::check_only_migratable;
 use crate::machine::events::MachineEvent;
 use crate::machine::{Machine, Origin};
@@ -43,7 +43,7 @@ pub(super) fn begin(
     address: &MigrationAddress,
     exit_on_error: bool,
 ) -> Result<(), HostError> {
-    let place = Place::of(address, &resolve_fd)?;
+    let place = passed::place(address, false)?;
     let for_thread = Arc::clone(vm);
     let spawned = std::thread::Builder::new()
         .name("incoming".into())
@@ -65,10 +65,13 @@ pub(super) fn begin(
 /// The QMP command `cpr-load`: loads and waits for the end. A machine that was never started makes
 /// way.
 pub fn load_file(vm: &Arc<Vm>, filename: &str) -> Result<(), HostError> {
-    let place = Place::File {
-        path: filename.into(),
-        offset: 0,
-    };
+    let place = passed::place(
+        &MigrationAddress::File {
+            filename: filename.to_owned(),
+            offset: 0,
+        },
+        false,
+    )?;
     let fresh = make_way(vm)?;
     let loaded = take(vm).and_then(|()| Ok(load(vm, place, true)?));
     if fresh && loaded.is_err() {

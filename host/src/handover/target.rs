@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use baton_migration::address::SocketAddress;
-use baton_migration::channel::{Endpoint, Listener};
+use baton_migration::channel::{ChannelError, Endpoint, Listener};
 use baton_migration::claim::{Started, TargetClaim};
 use baton_migration::fds::FdTable;
 use baton_migration::fingerprint::MachineFingerprint;
@@ -48,9 +48,19 @@ pub fn receive(vm: &Arc<Vm>, cpr: &SocketAddress) -> Result<TargetHandover, Host
     Ok(handover)
 }
 
+/// The main channel of an address, which names a descriptor that may be closed soon.
+pub fn main_channel(main: &SocketAddress) -> Result<Endpoint, ChannelError> {
+    Endpoint::resolve(main, &resolve_fd)
+}
+
 /// Opens the main channel and takes the guest. If it does not come the process is asked to end,
 /// unless the operator wanted otherwise.
-pub fn run(vm: &Arc<Vm>, handover: TargetHandover, main: &SocketAddress, exit_on_error: bool) {
+pub fn run(
+    vm: &Arc<Vm>,
+    handover: TargetHandover,
+    main: Result<Endpoint, ChannelError>,
+    exit_on_error: bool,
+) {
     let machine = {
         let mut state = vm.state();
         state.migrating = true;
@@ -61,7 +71,7 @@ pub fn run(vm: &Arc<Vm>, handover: TargetHandover, main: &SocketAddress, exit_on
         machine,
         ran: false,
     };
-    let outcome = match Endpoint::resolve(main, &resolve_fd) {
+    let outcome = match main {
         Ok(main) => handover.run(main, &mut host),
         Err(e) => {
             let reason = error_chain(&e);

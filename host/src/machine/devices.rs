@@ -25,6 +25,8 @@ use crate::plugin::{Bridge, Failures, PluggedDevice, Plugin};
 pub struct MachineDevice {
     id: String,
     device_type: DeviceType,
+    /// What it was created from.
+    config: Config,
     /// What it loads.
     sections: Vec<Section>,
     /// Where it sits, on PCI.
@@ -145,6 +147,7 @@ impl MachineDevice {
         Ok(Self {
             id,
             device_type: device_type.clone(),
+            config,
             sections: Self::sections(device_type),
             at,
             option: option.clone(),
@@ -160,6 +163,11 @@ impl MachineDevice {
     /// What it is.
     pub fn device_type(&self) -> &DeviceType {
         &self.device_type
+    }
+
+    /// What it was created from.
+    pub fn config(&self) -> &Config {
+        &self.config
     }
 
     /// Where it sits, for people.

@@ -459,6 +459,11 @@ impl Machine {
         self.power.press_power_button();
     }
 
+    /// The PCI bus.
+    pub fn pci(&self) -> &PciBus {
+        &self.pci
+    }
+
     /// The devices, in the order they were created.
     pub fn devices(&self) -> &[MachineDevice] {
         &self.devices

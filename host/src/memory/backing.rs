@@ -13,6 +13,7 @@ use nix::sys::mman::{shm_open, shm_unlink};
 use nix::sys::stat::Mode;
 
 use crate::cli::{BackendKind, HugePages, MemoryBackend};
+use crate::fdset::{self, Access};
 
 /// Opens or creates what `config` describes; nothing for anonymous private memory. The error says
 /// what is wrong and what to do.
@@ -40,17 +41,19 @@ pub(super) fn in_place(config: &MemoryBackend) -> Result<File, String> {
         );
     };
     let shown = path.display();
-    let file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .custom_flags(libc::O_CLOEXEC)
-        .open(path)
-        .map_err(|e| {
-            format!(
-                "cannot open '{shown}', which the guest stayed in: {e}; name the file it was saved \
+    let opened = fdset::open(path, Access::READ_WRITE).unwrap_or_else(|| {
+        OpenOptions::new()
+            .read(true)
+            .write(true)
+            .custom_flags(libc::O_CLOEXEC)
+            .open(path)
+    });
+    let file = opened.map_err(|e| {
+        format!(
+            "cannot open '{shown}', which the guest stayed in: {e}; name the file it was saved \
                  with"
-            )
-        })?;
+        )
+    })?;
     match length(&file)? {
         held if held < config.size => Err(format!(
             "'{shown}', which the guest stayed in, holds {held} bytes and not {}; name the file it \
@@ -85,15 +88,17 @@ fn file(path: &Path, size: u64) -> Result<File, String> {
             .map_err(|e| format!("cannot make a file in '{shown}': {e}"))?;
         return grow(file, size, &shown.to_string());
     }
-    let file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .custom_flags(libc::O_CLOEXEC)
-        .mode(0o644)
-        .open(path)
-        .map_err(|e| format!("cannot open '{shown}': {e}"))?;
+    let opened = fdset::open(path, Access::READ_WRITE).unwrap_or_else(|| {
+        OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .custom_flags(libc::O_CLOEXEC)
+            .mode(0o644)
+            .open(path)
+    });
+    let file = opened.map_err(|e| format!("cannot open '{shown}': {e}"))?;
     match length(&file)? {
         0 => grow(file, size, &shown.to_string()),
         held if held < size => Err(format!(

@@ -84,6 +84,60 @@ pub enum Command {
     MigrateSetCapabilities {
         capabilities: Vec<CapabilityStatus>,
     },
+    QueryYank,
+    Yank {
+        instances: Vec<YankInstance>,
+    },
+    Getfd {
+        fdname: String,
+    },
+    Closefd {
+        fdname: String,
+    },
+    AddFd {
+        fdset_id: Option<i64>,
+        opaque: Option<String>,
+    },
+    RemoveFd {
+        fdset_id: i64,
+        fd: Option<i64>,
+    },
+    QueryFdsets,
+    QueryTarget,
+    QueryMachines,
+    QueryCurrentMachine,
+    QueryUuid,
+    QueryCpusFast,
+    QueryMemorySizeSummary,
+    QueryMemoryDevices,
+    QueryMemdev,
+    QueryIothreads,
+    QueryCommandLineOptions {
+        option: Option<String>,
+    },
+    QueryBlock,
+    QueryPci,
+    QueryNamedBlockNodes {
+        flat: Option<bool>,
+    },
+    QomList {
+        path: String,
+    },
+    QomGet {
+        path: String,
+        property: String,
+    },
+    QomListTypes {
+        implements: Option<String>,
+        r#abstract: Option<bool>,
+    },
+    QomListProperties {
+        typename: String,
+    },
+    DeviceListProperties {
+        typename: String,
+    },
+    QueryMigrationthreads,
     QueryMigrate,
     QueryMigratable {
         mode: Option<Mode>,
@@ -121,6 +175,20 @@ pub struct CapabilityStatus {
     pub capability: Capability,
     /// Whether it is on.
     pub state: bool,
+}
+
+/// QAPI `YankInstance`.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(
+    tag = "type",
+    rename_all = "kebab-case",
+    rename_all_fields = "kebab-case"
+)]
+#[allow(missing_docs, reason = "the table of commands says what each is")]
+pub enum YankInstance {
+    BlockNode { node_name: String },
+    Chardev { id: String },
+    Migration,
 }
 
 /// What `cpr-save` and `cpr-load` can do.

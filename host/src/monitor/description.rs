@@ -1,5 +1,6 @@
 //! What a monitor leaves, as bytes and descriptors that another program can go on with.
 
+use std::collections::BTreeMap;
 use std::mem::take;
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -14,19 +15,26 @@ use nix::sys::socket::{
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
 
-use super::client::{self, READ};
+use super::client::{self, QUEUE, READ};
 use super::events::{BEHIND, BEHIND_BYTES, Held};
+use super::fds::{NAMES_MAX, NamedFds};
 use super::framing::{Framing, MESSAGE_MAX};
 use super::hmp;
+use super::json;
 use super::keep::Kept;
 use super::listener::{Listening, MonitorAddress, MonitorMode, MonitorOption, OwnPath, Socket};
 use super::outgoing::{Line, Outgoing};
 use super::served::Parked;
 use super::session::Session;
 use super::stream::Plain;
+use crate::fdset::{self, Passed};
 
 /// The most bytes that may be on their way to one client: what it may be behind, and an answer.
 const UNSENT_MAX: usize = BEHIND_BYTES + (64 << 20);
+/// The most commands of a client that wait, and their bytes: what one read brings beside those that
+/// wait already. As JSON they may be a little longer than they were said.
+const WAITING_MAX: usize = QUEUE + READ;
+const WAITING_BYTES: usize = (QUEUE + 1) * 2 * MESSAGE_MAX;
 /// The most lines: what it may be behind, one that has begun, the greeting or an answer.
 const UNSENT_LINES: usize = BEHIND + 16;
 
@@ -46,6 +54,9 @@ pub struct KeptDescription {
     /// How many events before these are lost.
     #[serde(default)]
     lost: u64,
+    /// Descriptors that clients have passed.
+    #[serde(default)]
+    sets: Vec<KeptPassed>,
 }
 
 /// What cannot be gone on with.
@@ -85,7 +96,10 @@ struct KeptClient {
     negotiated: bool,
     #[serde(default)]
     oob: bool,
-    /// What it has said and nobody has taken.
+    /// What it has said whole and nobody has taken, each as JSON.
+    #[serde(default)]
+    waiting: Vec<String>,
+    /// What it has said beyond that.
     #[serde(default)]
     unread: ByteBuf,
     /// Whether it is in a line that was too long.
@@ -94,6 +108,20 @@ struct KeptClient {
     /// What it is still to be told.
     #[serde(default)]
     unsent: Vec<KeptLine>,
+    /// Descriptors that it has given names to.
+    #[serde(default)]
+    named: Vec<(String, usize)>,
+}
+
+/// A descriptor in a set.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+struct KeptPassed {
+    set: u32,
+    fd: usize,
+    #[serde(default)]
+    opaque: Option<String>,
+    #[serde(default)]
+    used: bool,
 }
 
 /// A client of a monitor for people.
@@ -140,7 +168,20 @@ impl Kept {
                 Parked::Readline(person) => people.push(describe_person(person, &mut fds)),
             }
         }
+        let mut sets = Vec::new();
+        for (set, passed) in take(&mut self.sets) {
+            for Passed { fd, opaque, used } in passed {
+                sets.push(KeptPassed {
+                    set,
+                    fd: fds.len(),
+                    opaque,
+                    used,
+                });
+                fds.push(fd);
+            }
+        }
         let description = KeptDescription {
+            sets,
             listeners,
             clients,
             people,
@@ -226,13 +267,21 @@ fn describe_person(person: hmp::Parked, fds: &mut Vec<OwnedFd>) -> KeptPerson {
 
 fn describe_client(client: client::Parked, fds: &mut Vec<OwnedFd>) -> KeptClient {
     let stream = describe_stream(client.stream, fds);
+    let mut named = Vec::new();
+    for (name, fd) in client.named.take_all() {
+        named.push((name, fds.len()));
+        fds.push(fd);
+    }
+    let waiting = client.waiting.iter().map(ToString::to_string).collect();
     let (unread, skipping) = client.framing.into_unread();
     KeptClient {
         stream,
         negotiated: client.session.hears_events(),
         oob: client.session.has_oob(),
+        waiting,
         unread: ByteBuf::from(unread),
         skipping,
+        named,
         unsent: describe_unsent(client.out),
     }
 }
@@ -256,6 +305,23 @@ fn build(description: KeptDescription, fds: Vec<OwnedFd>) -> Result<Kept, String
     for person in description.people {
         let person = build_person(person, &mut fds)?;
         kept.clients.push(Parked::Readline(person));
+    }
+    if description.sets.len() > fdset::MOST {
+        return Err(format!(
+            "its sets have {} descriptors, more than there ever are",
+            description.sets.len()
+        ));
+    }
+    for passed in description.sets {
+        let KeptPassed {
+            set,
+            fd,
+            opaque,
+            used,
+        } = passed;
+        let fd = fds.take(fd)?;
+        let all = kept.sets.entry(set).or_default();
+        all.push(Passed { fd, opaque, used });
     }
     if let Some(at) = fds.0.iter().position(Option::is_some) {
         return Err(format!("descriptor {at} belongs to nothing"));
@@ -331,11 +397,35 @@ fn build_client(client: KeptClient, fds: &mut Descriptors) -> Result<client::Par
             client.unread.len()
         ));
     }
+    let bytes: usize = client.waiting.iter().map(String::len).sum();
+    if client.waiting.len() > WAITING_MAX || bytes > WAITING_BYTES {
+        return Err(format!(
+            "a client waits for {} commands of {bytes} bytes, more than are ever read",
+            client.waiting.len()
+        ));
+    }
+    let waiting = client
+        .waiting
+        .iter()
+        .map(|text| json::parse(text.as_bytes()));
+    let waiting = waiting.collect::<Result<_, _>>()?;
+    if client.named.len() > NAMES_MAX {
+        return Err(format!(
+            "a client has {} named descriptors, more than it ever may",
+            client.named.len()
+        ));
+    }
+    let mut named = BTreeMap::new();
+    for (name, fd) in client.named {
+        named.insert(name, fds.take(fd)?);
+    }
     Ok(client::Parked {
         stream: build_stream(&client.stream, fds)?,
         session: Session::resumed(client.negotiated, client.oob),
+        waiting,
         framing: Framing::resumed(client.unread.into_vec(), client.skipping),
         out: build_unsent(client.unsent)?,
+        named: NamedFds::from(named),
     })
 }
 

@@ -35,7 +35,7 @@ impl QmpError {
         }
     }
 
-    /// There is no such device.
+    /// A device or object that is not there.
     pub fn device_not_found(desc: impl Into<String>) -> Self {
         Self {
             class: ErrorClass::DeviceNotFound,

@@ -53,6 +53,11 @@ impl Framing {
         (self.buffer, self.skipping)
     }
 
+    /// Whether nothing has begun that is not whole yet.
+    pub(super) fn is_blank(&self) -> bool {
+        !self.skipping && self.buffer.iter().all(u8::is_ascii_whitespace)
+    }
+
     /// Takes more bytes.
     pub(super) fn push(&mut self, bytes: &[u8]) {
         self.buffer.extend_from_slice(bytes);

@@ -1,5 +1,6 @@
 //! What a monitor leaves to a successor, which may be another program in the same process.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -11,6 +12,7 @@ use super::listener::{
 };
 use super::served::Parked;
 use super::stream::Plain;
+use crate::fdset::Passed;
 
 /// Listening sockets and connected clients that nobody serves, from [`super::Monitor::detach`] to
 /// [`super::Monitor::attach`]. If it is dropped, clients are disconnected and sockets removed, but
@@ -20,6 +22,8 @@ pub struct Kept {
     pub(super) listeners: Vec<Listening>,
     pub(super) clients: Vec<Parked>,
     pub(super) paths: Vec<OwnPath>,
+    /// Descriptors that clients have passed.
+    pub(super) sets: BTreeMap<u32, Vec<Passed>>,
     /// What was emitted before `events`, if there are any, held it.
     pub(super) held: Held,
     /// Where events of this program are held.
@@ -42,12 +46,14 @@ impl Kept {
         listeners: Vec<Listening>,
         clients: Vec<Parked>,
         paths: Vec<OwnPath>,
+        sets: BTreeMap<u32, Vec<Passed>>,
         events: Events,
     ) -> Self {
         Self {
             listeners,
             clients,
             paths,
+            sets,
             held: Held::default(),
             events: Some(events),
         }
@@ -122,6 +128,7 @@ impl Kept {
         self.listeners.extend(other.listeners);
         self.clients.extend(other.clients);
         self.paths.extend(other.paths);
+        self.sets.extend(other.sets);
     }
 
     /// Stops listening elsewhere than `options` say. Clients stay, and new ones are served as these

@@ -7,7 +7,10 @@ mod command;
 mod description;
 mod error;
 mod events;
+mod fds;
 mod framing;
+#[cfg(any(test, feature = "fuzzing"))]
+mod fuzz;
 pub(crate) mod hmp;
 mod json;
 mod keep;
@@ -25,14 +28,19 @@ mod tests;
 #[cfg(test)]
 mod tests_description;
 #[cfg(test)]
+mod tests_fds;
+#[cfg(test)]
 mod tests_keep;
 #[cfg(test)]
 mod tests_people;
 
-pub use command::{CapabilityStatus, Command, CprMode};
+pub use command::{CapabilityStatus, Command, CprMode, YankInstance};
 pub use description::{KeptDescription, KeptError};
 pub use error::{ErrorClass, QmpError};
 pub use events::Events;
+pub use fds::{Caller, NamedFds, query_fdsets, remove_fd};
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) use fuzz::fuzz;
 pub use keep::Kept;
 pub use listener::{MonitorAddress, MonitorError, MonitorMode, MonitorOption};
 pub(crate) use listener::{OwnPath, bind_tcp, bind_unix};

@@ -9,7 +9,7 @@ use super::client;
 use super::hmp;
 use super::listener::MonitorMode;
 use super::outgoing::Outgoing;
-use super::server::{Control, End, Shared};
+use super::server::{End, Shared};
 use super::stream::{Plain, Stream};
 
 /// A client that nobody serves.
@@ -64,13 +64,15 @@ impl Client {
     pub(super) fn resume(
         parked: Parked,
         events: broadcast::Receiver<Arc<str>>,
-        control: Arc<dyn Control>,
+        shared: &Shared,
     ) -> io::Result<Self> {
         Ok(match parked {
             Parked::Control(parked) => {
-                Self::Control(client::Client::resume(parked, events, control)?)
+                Self::Control(client::Client::resume(parked, events, shared)?)
             }
-            Parked::Readline(parked) => Self::Readline(hmp::Client::resume(parked, control)?),
+            Parked::Readline(parked) => {
+                Self::Readline(hmp::Client::resume(parked, Arc::clone(&shared.control))?)
+            }
         })
     }
 

@@ -4,6 +4,7 @@ use std::fmt;
 use std::future::Future;
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 use std::sync::mpsc::{Sender, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -17,19 +18,21 @@ use super::client::lose;
 use super::command::Command;
 use super::error::QmpError;
 use super::events::Events;
+use super::fds::Caller;
 use super::keep::Kept;
 use super::listener::{Listening, MonitorError, MonitorOption, OwnPath, Socket};
 use super::served::{Client, Parked};
 use super::stream::Stream;
+use crate::fdset::SETS;
 
 /// How long a command may still run when the monitor is detached.
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// The VM behind a monitor.
 pub trait Control: Send + Sync + 'static {
-    /// Carries out a command. May block: it is called on a thread of its own, one command of a
-    /// client at a time.
-    fn execute(&self, command: Command) -> Result<Value, QmpError>;
+    /// Carries out a command of `caller`. May block, unless the command is one that may be said out
+    /// of band: it is called on a thread of its own, one command of a client at a time.
+    fn execute(&self, command: Command, caller: &Caller) -> Result<Value, QmpError>;
 }
 
 /// All monitors of the process, on one thread.
@@ -147,8 +150,10 @@ impl Monitor {
             mut clients,
             paths,
             mut held,
+            sets,
             ..
         } = kept;
+        SETS.put_back(sets);
         let (later, receivers) = events.release(clients.len());
         held.append(later);
         for out in clients.iter_mut().filter_map(Parked::hears_events) {
@@ -158,6 +163,7 @@ impl Monitor {
         let shared = Shared {
             control,
             events: events.clone(),
+            clients: Arc::default(),
             ending,
         };
         let work = Work {
@@ -192,7 +198,8 @@ impl Monitor {
         // It was done between what was emitted for clients and what was not, if the thread lives.
         self.events.hold();
         let paths = std::mem::take(&mut self.paths);
-        Kept::new(left.listeners, left.clients, paths, self.events)
+        let events = self.events;
+        Kept::new(left.listeners, left.clients, paths, SETS.take_all(), events)
     }
 
     fn finish(&mut self, end: End) -> Option<Left> {
@@ -217,6 +224,8 @@ struct Work {
 pub(super) struct Shared {
     pub(super) control: Arc<dyn Control>,
     pub(super) events: Events,
+    /// How many clients there are.
+    pub(super) clients: Arc<AtomicUsize>,
     ending: watch::Receiver<End>,
 }
 
@@ -249,7 +258,7 @@ async fn serve_all(work: Work) -> Option<Left> {
     } = work;
     let mut all: JoinSet<Group> = JoinSet::new();
     for (client, events) in clients {
-        match Client::resume(client, events, Arc::clone(&shared.control)) {
+        match Client::resume(client, events, &shared) {
             Ok(client) => {
                 let ending = shared.ending.clone();
                 all.spawn(async move {

@@ -66,6 +66,12 @@ impl Session {
         self.negotiated
     }
 
+    /// Whether a value is a command to be carried out before those that wait.
+    pub(super) fn is_oob(&self, value: &Value) -> bool {
+        let has = |member| value.get(member).is_some();
+        self.oob && has("exec-oob") && !has("execute")
+    }
+
     /// Takes a JSON value from the client.
     pub(super) fn take(&mut self, value: Value) -> Said {
         let Value::Object(mut object) = value else {

@@ -7,6 +7,7 @@ use std::io::{self, ErrorKind, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 
+use baton_migration::channel::rights;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
@@ -84,16 +85,24 @@ impl Stream {
         })
     }
 
-    /// Reads something; 0 is the end.
-    pub(super) async fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        match self {
-            Self::Unix(stream) => stream.read(buffer).await,
+    /// Reads something, with the descriptors that came with it; 0 bytes are the end.
+    pub(super) async fn read(&mut self, buffer: &mut [u8]) -> io::Result<(usize, Vec<OwnedFd>)> {
+        let bytes = match self {
+            Self::Unix(stream) => {
+                let mut receive = || rights::receive(stream.as_fd(), buffer);
+                let received = stream.async_io(Interest::READABLE, &mut receive).await?;
+                if received.cut {
+                    tracing::warn!("a monitor client has passed descriptors that had no room here");
+                }
+                return Ok((received.bytes, received.fds));
+            }
             Self::Tcp(stream) => stream.read(buffer).await,
             Self::Standard { input, .. } => {
                 let mut read = |mut file: &File| file.read(buffer);
                 input.once_ready(PollFlags::POLLIN, &mut read).await
             }
-        }
+        };
+        bytes.map(|bytes| (bytes, Vec::new()))
     }
 
     /// Writes some of `bytes`.

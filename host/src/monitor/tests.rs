@@ -34,7 +34,7 @@ impl Fake {
 }
 
 impl Control for Fake {
-    fn execute(&self, command: Command) -> Result<Value, QmpError> {
+    fn execute(&self, command: Command, _: &Caller) -> Result<Value, QmpError> {
         if command == Command::Stop {
             self.events.emit("STOP", None);
         }
@@ -397,7 +397,7 @@ fn the_end_waits_for_output_on_its_way() {
 fn a_command_that_panics_is_an_error_of_that_command() {
     struct Panics;
     impl Control for Panics {
-        fn execute(&self, _: Command) -> Result<Value, QmpError> {
+        fn execute(&self, _: Command, _: &Caller) -> Result<Value, QmpError> {
             panic!("on purpose");
         }
     }

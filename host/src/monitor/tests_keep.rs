@@ -101,7 +101,7 @@ struct Slow {
 }
 
 impl Control for Slow {
-    fn execute(&self, command: Command) -> Result<Value, QmpError> {
+    fn execute(&self, command: Command, _: &Caller) -> Result<Value, QmpError> {
         self.begun.send(command.clone()).unwrap();
         if command == Command::Stop {
             self.end.lock().unwrap().recv().unwrap();

@@ -33,7 +33,7 @@ impl Slow {
 }
 
 impl Control for Slow {
-    fn execute(&self, command: Command) -> Result<Value, QmpError> {
+    fn execute(&self, command: Command, _: &Caller) -> Result<Value, QmpError> {
         match &command {
             Command::QueryStatus => return Ok(json!({ "running": true, "status": "running" })),
             Command::QueryMigrate => return Ok(json!({ "status": *self.status.lock().unwrap() })),

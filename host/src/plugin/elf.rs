@@ -14,6 +14,10 @@ const EM_X86_64: u16 = 62;
 const SEGMENT: usize = 56;
 const PT_LOAD: u32 = 1;
 const PT_DYNAMIC: u32 = 2;
+const PT_NOTE: u32 = 4;
+/// The fixed part of a note.
+const NOTE: usize = 12;
+const NT_GNU_BUILD_ID: u32 = 3;
 const DT_STRTAB: u64 = 5;
 const DT_STRSZ: u64 = 10;
 /// More than any library's names take.
@@ -65,19 +69,9 @@ pub(super) fn names(path: &Path, name: &str) -> bool {
 /// The dynamic string table, by the ELF header's way to it: PT_DYNAMIC, DT_STRTAB, DT_STRSZ.
 fn dynamic_names(path: &Path) -> Option<Vec<u8>> {
     let file = File::open(path).ok()?;
-    let mut header = [0; HEADER];
-    if !read(&file, &mut header, 0).ok()? || header[..4] != MAGIC || header[4] != CLASS_64 {
-        return None;
-    }
-    let (table, size, count) = (long(&header, 32), half(&header, 54), half(&header, 56));
     let mut loaded = Vec::new();
     let mut dynamic = None;
-    for number in 0..u64::from(count) {
-        let mut segment = [0; SEGMENT];
-        let at = table.checked_add(number * u64::from(size))?;
-        if !read(&file, &mut segment, at).ok()? {
-            return None;
-        }
+    for segment in segments(&file)? {
         let (offset, address, length) = (long(&segment, 8), long(&segment, 16), long(&segment, 32));
         match word(&segment, 0) {
             PT_LOAD => loaded.push((offset, address, length)),
@@ -96,6 +90,45 @@ fn dynamic_names(path: &Path) -> Option<Vec<u8>> {
         .into_iter()
         .find(|(_, start, length)| address >= *start && address - start < *length)?;
     bytes(&file, offset.checked_add(address - start)?, length)
+}
+
+/// What the linker wrote into `path` to tell builds apart, in hexadecimal: the first note of type
+/// NT_GNU_BUILD_ID in a segment of notes.
+pub(super) fn build_id(path: &Path) -> Option<String> {
+    let file = File::open(path).ok()?;
+    let notes = segments(&file)?;
+    let mut notes = notes.iter().filter(|segment| word(*segment, 0) == PT_NOTE);
+    notes.find_map(|segment| id_of(&bytes(&file, long(segment, 8), long(segment, 32))?))
+}
+
+/// Notes are their name's and description's length, a type, and both, each filled up to 4 bytes.
+fn id_of(mut notes: &[u8]) -> Option<String> {
+    while notes.len() >= NOTE {
+        let (name, description) = (word(notes, 0) as usize, word(notes, 4) as usize);
+        let from = NOTE.checked_add(name.checked_next_multiple_of(4)?)?;
+        let content = notes.get(from..from.checked_add(description)?)?;
+        let is_gnu = notes.get(NOTE..NOTE.checked_add(name)?)? == b"GNU\0";
+        if is_gnu && word(notes, 8) == NT_GNU_BUILD_ID {
+            return Some(content.iter().map(|byte| format!("{byte:02x}")).collect());
+        }
+        notes = notes.get(from.checked_add(description.checked_next_multiple_of(4)?)?..)?;
+    }
+    None
+}
+
+/// The program headers.
+fn segments(file: &File) -> Option<Vec<[u8; SEGMENT]>> {
+    let mut header = [0; HEADER];
+    if !read(file, &mut header, 0).ok()? || header[..4] != MAGIC || header[4] != CLASS_64 {
+        return None;
+    }
+    let (table, size, count) = (long(&header, 32), half(&header, 54), half(&header, 56));
+    let segment = |number: u64| {
+        let mut segment = [0; SEGMENT];
+        let at = table.checked_add(number * u64::from(size))?;
+        read(file, &mut segment, at).ok()?.then_some(segment)
+    };
+    (0..u64::from(count)).map(segment).collect()
 }
 
 /// `length` bytes from `at`, if the file has them and they are not absurdly many.
@@ -143,4 +176,38 @@ fn word(bytes: &[u8], at: usize) -> u32 {
 
 fn long(bytes: &[u8], at: usize) -> u64 {
     u64::from(word(bytes, at)) | u64::from(word(bytes, at + 4)) << 32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn note(name: &[u8], kind: u32, content: &[u8]) -> Vec<u8> {
+        let mut note = Vec::new();
+        for number in [name.len() as u32, content.len() as u32, kind] {
+            note.extend(number.to_le_bytes());
+        }
+        for part in [name, content] {
+            note.extend(part);
+            note.resize(note.len().next_multiple_of(4), 0);
+        }
+        note
+    }
+
+    #[test]
+    fn a_build_id_is_found_among_notes_and_damage_is_none() {
+        let mut notes = note(b"GNU\0", 5, &[1; 9]);
+        notes.extend(note(b"stapsdt\0", NT_GNU_BUILD_ID, &[2; 3]));
+        notes.extend(note(b"GNU\0", NT_GNU_BUILD_ID, &[0xab, 0xcd, 0x01]));
+        assert_eq!(id_of(&notes).as_deref(), Some("abcd01"));
+        assert_eq!(id_of(&[]), None);
+        for end in 0..notes.len() - 1 {
+            assert_eq!(id_of(&notes[..end]), None, "{end}");
+        }
+        for at in 0..notes.len() {
+            let mut damaged = notes.clone();
+            damaged[at] ^= 0xff;
+            let _ = id_of(&damaged);
+        }
+    }
 }

@@ -25,6 +25,8 @@ pub struct LoadError {
 pub struct Plugin {
     /// The file.
     pub path: PathBuf,
+    /// What tells its build from others, if the linker wrote that.
+    pub build_id: Option<String>,
     /// Its first layer.
     pub magic: MagicBlock,
     /// Its third layer, checked.
@@ -62,6 +64,7 @@ impl Plugin {
         }
         Ok(Self {
             path: path.to_owned(),
+            build_id: elf::build_id(path),
             magic,
             descriptor,
             root,

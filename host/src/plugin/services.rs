@@ -10,6 +10,7 @@ use baton_plugin_api::protocol::{HostReply, HostRequest};
 use baton_plugin_api::{Error, Result};
 
 use crate::chardev::Chardevs;
+use crate::fdset::{self, Access};
 
 /// The part of the host's services that depends on the device's bus class: installed once the
 /// device's place in the machine exists.
@@ -155,6 +156,20 @@ impl Bridge {
     }
 }
 
+/// A file that a client of the monitor has opened, if `path` stands for one.
+fn passed(path: &str, write: bool, direct: bool) -> Result<HostReply> {
+    let access = Access {
+        read: true,
+        write,
+        direct,
+    };
+    match fdset::open(path.as_ref(), access) {
+        None => Ok(HostReply::NoFd),
+        Some(Ok(file)) => Ok(given(file.into())),
+        Some(Err(e)) => Err(Error::io(format!("Cannot open '{path}'"), &e)),
+    }
+}
+
 /// Gives a descriptor away with a reply.
 pub(crate) fn given(fd: OwnedFd) -> HostReply {
     HostReply::Fd(fd.into_raw_fd())
@@ -164,6 +179,11 @@ impl HostServices for Bridge {
     fn call(&self, request: HostRequest) -> Result<HostReply> {
         match request {
             HostRequest::PreservedFd { name, instance } => self.preserved(&name, instance),
+            HostRequest::PassedFile {
+                path,
+                write,
+                direct,
+            } => passed(&path, write, direct),
             HostRequest::Chardev { id } => self.chardev(&id),
             other => {
                 if let HostRequest::Failed { reason } = &other {

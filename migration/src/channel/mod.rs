@@ -8,7 +8,7 @@ mod deadline;
 mod endpoint;
 mod framed;
 mod listener;
-mod rights;
+pub mod rights;
 
 use std::io;
 

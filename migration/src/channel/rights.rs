@@ -43,17 +43,17 @@ pub(super) fn send(
 
 /// What one receive brought.
 #[derive(Debug)]
-pub(super) struct Received {
+pub struct Received {
     /// Bytes, 0 at the end of the stream.
-    pub(super) bytes: usize,
+    pub bytes: usize,
     /// Descriptors, close-on-exec.
-    pub(super) fds: Vec<OwnedFd>,
+    pub fds: Vec<OwnedFd>,
     /// Some descriptors did not arrive.
-    pub(super) cut: bool,
+    pub cut: bool,
 }
 
 /// Receives what there is, at most `into`; [`io::ErrorKind::WouldBlock`] if there is nothing.
-pub(super) fn receive(socket: BorrowedFd<'_>, into: &mut [u8]) -> io::Result<Received> {
+pub fn receive(socket: BorrowedFd<'_>, into: &mut [u8]) -> io::Result<Received> {
     receive_with(socket, into, CONTROL)
 }
 

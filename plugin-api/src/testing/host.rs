@@ -150,6 +150,7 @@ impl HostServices for TestHost {
                     None => HostReply::NoFd,
                 }
             }
+            HostRequest::PassedFile { .. } => HostReply::NoFd,
             HostRequest::Irqfd { line } => {
                 let fd = state
                     .irqfds

@@ -89,7 +89,7 @@ impl Device for Block {
                     options.drive.file
                 )));
             }
-            None => Image::open(options)?,
+            None => Image::open(options, &self.host)?,
         };
         let image = Arc::new(image);
         let writable = !options.drive.read_only;

@@ -5,7 +5,7 @@ use std::io::{self, ErrorKind};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
 
-use baton_plugin_api::{Drive, Error, Mode, Result};
+use baton_plugin_api::{Drive, Error, Host, Mode, Result};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::libc;
@@ -36,23 +36,31 @@ pub(crate) enum Kind {
 impl Image {
     /// Opens and locks the image; with `restoring` in mode normal only opens it, since another process
     /// may be using it still.
-    pub(crate) fn open(options: &Options) -> Result<Self> {
+    pub(crate) fn open(options: &Options, host: &Host) -> Result<Self> {
         let drive = &options.drive;
         let name = drive.file.as_str();
-        let found = fs::metadata(name).map_err(|e| not_opened(drive, &e))?;
-        // Before it is opened: to open a pipe would wait for its other end.
-        kind_of(name, found.file_type())?;
-        let file = OpenOptions::new()
-            .read(true)
-            .write(!drive.read_only)
-            .custom_flags(if drive.direct { libc::O_DIRECT } else { 0 })
-            .open(name)
-            .map_err(|e| not_opened(drive, &e))?;
+        let file = match host.passed_file(name, !drive.read_only, drive.direct)? {
+            Some(fd) => File::from(fd),
+            None => Self::open_file(drive)?,
+        };
         let image = Self::check(file, options)?;
         if options.restoring != Some(Mode::Normal) {
             image.lock(drive)?;
         }
         Ok(image)
+    }
+
+    fn open_file(drive: &Drive) -> Result<File> {
+        let name = drive.file.as_str();
+        let found = fs::metadata(name).map_err(|e| not_opened(drive, &e))?;
+        // Before it is opened: to open a pipe would wait for its other end.
+        kind_of(name, found.file_type())?;
+        OpenOptions::new()
+            .read(true)
+            .write(!drive.read_only)
+            .custom_flags(if drive.direct { libc::O_DIRECT } else { 0 })
+            .open(name)
+            .map_err(|e| not_opened(drive, &e))
     }
 
     /// Takes over an open image. Its lock belongs to the open file and comes with it; the other

@@ -63,8 +63,11 @@ impl Device for Rng {
     fn realize(&mut self) -> Result<()> {
         let source = match self.host.preserved_fd(SOURCE, 0)? {
             Some(fd) => File::from(fd),
-            None => File::open(&self.filename)
-                .map_err(|e| Error::io(format!("Cannot open '{}'", self.filename), &e))?,
+            None => match self.host.passed_file(&self.filename, false, false)? {
+                Some(fd) => File::from(fd),
+                None => File::open(&self.filename)
+                    .map_err(|e| Error::io(format!("Cannot open '{}'", self.filename), &e))?,
+            },
         };
         self.source = Some(source);
         Ok(())

@@ -4,6 +4,7 @@ mod abi;
 mod checkpoint;
 mod handover;
 mod matrix;
+mod monitor;
 mod outcome;
 mod plot;
 mod rounds;
@@ -17,8 +18,9 @@ pub(crate) fn main(args: &[String]) -> Result<ExitCode> {
         Some((bench, rest)) if bench == "handover" => handover::run(rest)?,
         Some((bench, rest)) if bench == "abi" => abi::run(rest)?,
         Some((bench, rest)) if bench == "checkpoint" => checkpoint::run(rest)?,
+        Some((bench, rest)) if bench == "monitor" => monitor::run(rest)?,
         _ => bail!(
-            "Say which bench: cargo xtask bench handover [--count N] [--matrix], checkpoint, or abi"
+            "Say which bench: cargo xtask bench handover [--count N] [--matrix], checkpoint, monitor, or abi"
         ),
     }
     Ok(ExitCode::SUCCESS)

@@ -24,7 +24,7 @@ pub(crate) mod agent;
 pub(crate) mod cli;
 
 pub(crate) use baton_testkit::Vmm;
-pub(crate) use needs::{Missing, install_missing, missing};
+pub(crate) use needs::{Missing, install_clients, install_missing, missing};
 pub(crate) use outer::{lacks, run};
 pub(crate) use report::LabReport;
 

@@ -62,6 +62,20 @@ const NEEDS: [Need; 8] = [
     },
 ];
 
+/// What the tests with the clients of others need.
+const CLIENTS: [Need; 2] = [
+    Need {
+        what: "socat",
+        package: "socat",
+        why: "talks to a monitor",
+    },
+    Need {
+        what: "python3",
+        package: "python3-venv",
+        why: "runs QEMU's own client",
+    },
+];
+
 /// One thing the lab needs and this machine has not.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Missing {
@@ -141,6 +155,24 @@ pub(crate) fn install_missing() -> Result<()> {
     if packages.is_empty() {
         return Ok(());
     }
+    install(&packages)?;
+    require()
+}
+
+/// Installs what the tests with the clients of others need. Without it they are skipped.
+///
+/// # Errors
+/// As [`install_missing`].
+pub(crate) fn install_clients() -> Result<()> {
+    let lacking = CLIENTS.iter().filter(|need| !present(need.what));
+    let packages: Vec<&str> = lacking.map(|need| need.package).collect();
+    match packages.is_empty() {
+        true => Ok(()),
+        false => install(&packages),
+    }
+}
+
+fn install(packages: &[&str]) -> Result<()> {
     let names = packages.join(" ");
     if !present("apt-get") {
         bail!("This machine has no apt-get: install what Debian calls {names} by its own means");
@@ -148,7 +180,7 @@ pub(crate) fn install_missing() -> Result<()> {
     if process::text(Command::new("id").arg("-u"))?.trim() != "0" {
         bail!("Installing needs root: run `apt-get install {names}` as root");
     }
-    eprintln!("lab: installing {names}");
+    eprintln!("installing {names}");
     // On bookworm QEMU comes from backports, which its own sources may not name. Elsewhere
     // bookworm's packages would not fit.
     let release = fs::read_to_string("/etc/os-release").unwrap_or_default();
@@ -162,9 +194,9 @@ pub(crate) fn install_missing() -> Result<()> {
     process::output(
         install
             .args(["install", "-y", "--no-install-recommends"])
-            .args(&packages),
+            .args(packages),
     )?;
-    require()
+    Ok(())
 }
 
 fn present(what: &str) -> bool {

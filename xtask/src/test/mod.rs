@@ -21,6 +21,10 @@ pub(crate) fn main(args: &[String]) -> Result<ExitCode> {
     let filter = args.word();
     args.finish(USAGE)?;
 
+    // Without them some tests are skipped, which the summary tells.
+    if let Err(error) = lab::install_clients() {
+        eprintln!("without some clients: {error:#}");
+    }
     // The tests start the VMM and load plugins, which testing alone does not build.
     cargo::build(Profile::Dev)?;
     let mut tally = Tally::default();

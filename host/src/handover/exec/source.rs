@@ -20,7 +20,7 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 use serde_bytes::ByteBuf;
 
 use super::super::source::Source;
-use super::super::{pauses, producer, resolve_fd};
+use super::super::{passed, pauses, producer};
 use crate::control::serve_monitors;
 use crate::exec::{self, Handoff, Holder, Monitors, OldProgram, Program};
 use crate::machine::Machine;
@@ -93,7 +93,7 @@ impl Copied {
         };
         let place = match address {
             MigrationAddress::File { .. } | MigrationAddress::Socket(SocketAddress::Fd { .. }) => {
-                Place::of(address, &resolve_fd)?
+                passed::place(address, true)?
             }
             _ => return Err(streams().into()),
         };

@@ -24,6 +24,10 @@ pub trait PciFunction: Send + Sync {
     fn config_read(&self, offset: u64, data: &mut [u8]);
     /// Writes config space.
     fn config_write(&self, offset: u64, data: &[u8]);
+    /// The bytes of each BAR; 0 where there is none, and for the upper half of one before it.
+    fn bar_sizes(&self) -> [u64; 6] {
+        [0; 6]
+    }
 }
 
 /// A place on bus 0.

@@ -22,6 +22,7 @@ pub struct PluggedPci {
     device: Mutex<PluggedDevice>,
     wires: Arc<Wires>,
     machine: Surroundings,
+    bar_sizes: [u64; 6],
     running: Mutex<bool>,
 }
 
@@ -136,6 +137,7 @@ impl PluggedPci {
             device: Mutex::new(device),
             wires: Arc::clone(&wires),
             machine: machine.clone(),
+            bar_sizes: info.bar_sizes,
             running: Mutex::new(false),
         });
         let mut told = wires.lock();
@@ -209,6 +211,10 @@ impl PluggedPci {
 }
 
 impl PciFunction for PluggedPci {
+    fn bar_sizes(&self) -> [u64; 6] {
+        self.bar_sizes
+    }
+
     fn config_read(&self, offset: u64, data: &mut [u8]) {
         self.lock().read(CONFIG_REGION, offset, data);
     }

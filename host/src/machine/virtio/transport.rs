@@ -499,6 +499,12 @@ impl BusDevice for Bar {
 }
 
 impl PciFunction for VirtioPci {
+    fn bar_sizes(&self) -> [u64; 6] {
+        let mut sizes = [0; 6];
+        sizes[layout::BAR as usize] = layout::BAR_SIZE;
+        sizes
+    }
+
     fn config_read(&self, offset: u64, data: &mut [u8]) {
         let (at, access) = {
             let inner = self.lock();

@@ -128,9 +128,10 @@ impl Client {
             tokio::select! {
                 biased;
                 read = self.stream.read(&mut buffer), if self.session.unread() < READ => {
+                    // A person has no use for descriptors.
                     match read? {
-                        0 => return Ok(()),
-                        read => self.hear(&buffer[..read]),
+                        (0, _) => return Ok(()),
+                        (read, _) => self.hear(&buffer[..read]),
                     }
                 }
                 () = ended(ending) => return Ok(()),

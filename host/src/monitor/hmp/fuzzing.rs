@@ -7,13 +7,14 @@ use super::run::{Speaker, run};
 use super::session::{Session, State, Wanted};
 use crate::monitor::command::Command;
 use crate::monitor::error::QmpError;
+use crate::monitor::fds::Caller;
 use crate::monitor::server::Control;
 
 /// Refuses everything that was understood.
 struct NoVm;
 
 impl Control for NoVm {
-    fn execute(&self, command: Command) -> Result<Value, QmpError> {
+    fn execute(&self, command: Command, _: &Caller) -> Result<Value, QmpError> {
         Err(QmpError::generic(format!("{command:?}")))
     }
 }

@@ -6,6 +6,7 @@ use super::arguments::{self, Said};
 use super::table::Run;
 use crate::monitor::command::Command;
 use crate::monitor::error::QmpError;
+use crate::monitor::fds::Caller;
 use crate::monitor::server::Control;
 
 /// Who says the line.
@@ -77,7 +78,7 @@ pub(super) fn ask(control: &dyn Control, name: &str, arguments: Value) -> Result
         Value::Object(arguments) => arguments,
         _ => Map::new(),
     };
-    control.execute(Command::parse(name, arguments)?)
+    control.execute(Command::parse(name, arguments)?, &Caller::default())
 }
 
 /// Carries out `line`. May block, as [`Control::execute`] may.

@@ -9,6 +9,7 @@ use super::table::{COMMANDS, Entry};
 use super::*;
 use crate::monitor::command::Command;
 use crate::monitor::error::QmpError;
+use crate::monitor::fds::Caller;
 use crate::monitor::server::Control;
 
 /// A VM that answers queries as one does in which a guest runs, and notes all else.
@@ -41,7 +42,7 @@ impl Fake {
 }
 
 impl Control for Fake {
-    fn execute(&self, command: Command) -> Result<Value, QmpError> {
+    fn execute(&self, command: Command, _: &Caller) -> Result<Value, QmpError> {
         if let Some((_, answer)) = self.answers.iter().find(|(known, _)| *known == command) {
             return Ok(answer.clone());
         }

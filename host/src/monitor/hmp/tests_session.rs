@@ -6,13 +6,14 @@ use super::session::{LINE_MAX, Wanted};
 use super::*;
 use crate::monitor::command::Command;
 use crate::monitor::error::QmpError;
+use crate::monitor::fds::Caller;
 use crate::monitor::server::Control;
 
 /// Nothing is known of it.
 struct Nothing;
 
 impl Control for Nothing {
-    fn execute(&self, _: Command) -> Result<serde_json::Value, QmpError> {
+    fn execute(&self, _: Command, _: &Caller) -> Result<serde_json::Value, QmpError> {
         Err(QmpError::generic("there is no VM"))
     }
 }

@@ -61,11 +61,8 @@ fn commands() -> String {
 fn all_events() -> String {
     let mut text = "\n| event | data | |\n|---|---|---|\n".to_owned();
     for event in events() {
-        let limit = event.at_most_every.map_or_else(String::new, |time| {
-            format!("; at most once in {} s", time.as_secs())
-        });
         let (name, data, doc) = (event.name, members(&event.data), event.doc);
-        let _ = writeln!(text, "| `{name}` | {data} | {doc}{limit} |");
+        let _ = writeln!(text, "| `{name}` | {data} | {doc} |");
     }
     text + "\n"
 }

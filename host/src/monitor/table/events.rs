@@ -1,4 +1,5 @@
-//! The events: QEMU's `qapi/run-state.json`, `qdev.json` and `migration.json`.
+//! The events: QEMU's `qapi/run-state.json`, `qdev.json` and `migration.json`. QEMU sends some events once a second
+//! at most (`monitor_qapi_event_conf` in `monitor/monitor.c`); none of these is among them.
 
 use super::Event;
 use super::migration::STATUS;

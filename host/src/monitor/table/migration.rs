@@ -40,6 +40,14 @@ pub(super) static COMMANDS: &[Spec] = &[
         .takes(&[Member::required("capabilities", List(&Type::Object(&CAPABILITY_STATUS)), "")]),
     Spec::new("query-migrate-capabilities", "The migration capabilities, each with whether it is on")
         .returns(List(&Type::Object(&CAPABILITY_STATUS))),
+    Spec::new("query-migrationthreads", "The threads of this process that move a guest")
+        .returns(List(&Type::Object(&THREAD))),
+    Spec::new("query-yank", "What could hang, and can be ended with `yank`: a migration")
+        .returns(List(&Type::Object(&YANK_INSTANCE)))
+        .oob(),
+    Spec::new("yank", "Ends what hangs: a migration is cancelled, whatever its other side does")
+        .takes(&[Member::required("instances", List(&Type::Object(&YANK_INSTANCE)), "all of them or none")])
+        .oob(),
     Spec::new("query-migratable", "What stands in the way of a migration; Baton's own command")
         .takes(&[Member::optional("mode", Type::Enum(&MODE), "the one mode to tell of; without it all")])
         .returns(List(&Type::Object(&MIGRATABLE))),
@@ -186,7 +194,7 @@ static FD_ADDRESS: Object = Object::new(
     &[Member::required(
         "str",
         Str,
-        "the number of an open descriptor",
+        "the number of an open descriptor, or the name that `getfd` gave one",
     )],
 );
 
@@ -249,6 +257,34 @@ static STR_OR_NULL: Alternate = Alternate {
     name: "StrOrNull",
     of: &[Str, Null],
 };
+
+static THREAD: Object = Object::new(
+    "MigrationThreadInfo",
+    &[
+        Member::required("name", Str, ""),
+        Member::required("thread-id", Int, "the host's thread"),
+    ],
+);
+
+static YANK_INSTANCE: Object = Object::union(
+    "YankInstance",
+    &[Member::required("type", Type::Enum(&YANK_TYPE), "")],
+    "type",
+    &[("block-node", &YANK_BLOCK_NODE), ("chardev", &YANK_CHARDEV)],
+);
+
+static YANK_TYPE: Enum = Enum {
+    name: "YankInstanceType",
+    values: &["block-node", "chardev", "migration"],
+};
+
+static YANK_BLOCK_NODE: Object = Object::new(
+    "YankInstanceBlockNode",
+    &[Member::required("node-name", Str, "")],
+);
+
+static YANK_CHARDEV: Object =
+    Object::new("YankInstanceChardev", &[Member::required("id", Str, "")]);
 
 static MIGRATABLE: Object = Object::new(
     "BatonMigratable",

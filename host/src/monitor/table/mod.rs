@@ -21,17 +21,20 @@
 //!
 //! An event needs a row of [`events::EVENTS`], and step 4.
 
+mod block;
 mod chardev;
 mod control;
 mod device;
 #[cfg(test)]
 mod docs;
 mod events;
+mod fds;
+mod machine;
 mod migration;
 mod monitor;
+mod pci;
+mod qom;
 mod query;
-
-use std::time::Duration;
 
 use serde_json::{Map, Value};
 
@@ -127,9 +130,6 @@ pub struct Event {
     pub doc: &'static str,
     /// Its data.
     pub data: Object,
-    /// It is sent at most once in this time: of those that come meanwhile only the last is sent, at
-    /// its end. QEMU's `monitor_qapi_event_conf`.
-    pub at_most_every: Option<Duration>,
 }
 
 impl Event {
@@ -139,7 +139,6 @@ impl Event {
             name,
             doc,
             data: Object::new("", &[]),
-            at_most_every: None,
         }
     }
 
@@ -155,7 +154,12 @@ impl Event {
 /// The commands, by what they are about.
 static TABLES: &[(&str, &[Spec])] = &[
     ("The monitor", monitor::COMMANDS),
-    ("Queries", query::COMMANDS),
+    ("Descriptors", fds::COMMANDS),
+    ("The VM", query::COMMANDS),
+    ("The machine", machine::COMMANDS),
+    ("PCI", pci::COMMANDS),
+    ("Disks", block::COMMANDS),
+    ("Objects", qom::COMMANDS),
     ("The guest's run", control::COMMANDS),
     ("Devices that come and go", device::COMMANDS),
     ("Character devices", chardev::COMMANDS),

@@ -81,6 +81,11 @@ static PLUGIN: Object = Object::new(
     "BatonPlugin",
     &[
         Member::required("file", Str, ""),
+        Member::optional(
+            "build-id",
+            Str,
+            "what the linker wrote into it, in hexadecimal (`.note.gnu.build-id`)",
+        ),
         Member::required("name", Str, ""),
         Member::required("version", Str, ""),
         Member::required("abi", Str, "the version of the ABI it was built for"),
