@@ -171,6 +171,7 @@ pub fn start_monitors(vm: &Arc<Vm>) -> Result<(), MonitorError> {
     let control: Arc<dyn Control> = Arc::new(VmControl(Arc::clone(vm)));
     let monitor = Monitor::start(&vm.options.monitors, control, vm.events.clone())?;
     vm.set_monitor(monitor);
+    vm.serve_chardevs();
     Ok(())
 }
 
@@ -184,11 +185,13 @@ pub fn serve_monitors(vm: &Arc<Vm>, kept: Kept) -> Result<(), MonitorError> {
     match attach(kept, &vm.options.monitors) {
         Ok(monitor) => {
             vm.set_monitor(monitor);
+            vm.serve_chardevs();
             Ok(())
         }
         Err(failed) => {
             if let Ok(monitor) = attach(*failed.kept, &[]) {
                 vm.set_monitor(monitor);
+                vm.serve_chardevs();
             }
             Err(failed.error)
         }

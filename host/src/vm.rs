@@ -179,6 +179,18 @@ impl Vm {
             .take()
     }
 
+    /// Serves monitors on character devices as the others, from here on.
+    pub fn serve_chardevs(self: &Arc<Self>) {
+        let vm = Arc::downgrade(self);
+        self.chardevs.serve_monitors(move |mode, stream, keys| {
+            let Some(vm) = vm.upgrade() else { return };
+            let monitor = vm.monitor.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(monitor) = &*monitor {
+                monitor.add(mode, stream, keys);
+            }
+        });
+    }
+
     /// These are the monitors from here on.
     pub fn set_monitor(&self, monitor: Monitor) {
         *self.monitor.lock().unwrap_or_else(PoisonError::into_inner) = Some(monitor);

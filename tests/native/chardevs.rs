@@ -3,6 +3,7 @@
 use anyhow::{Context, Result, ensure};
 use baton_testkit::console::Console;
 use baton_testkit::machine::Main;
+use baton_testkit::qmp::Qmp;
 use baton_testkit::report::{SERIAL_LINES, SERIAL_RX};
 use baton_testkit::transfer::{begin, execute_successor, outcome, succeed};
 use baton_testkit::wait::{PATIENCE, wait_for};
@@ -347,5 +348,78 @@ fn a_ring_buffer_moves_along() -> Result<()> {
     execute_successor(&mut machine)?;
     let answer = machine.execute("ringbuf-read", &ask)?;
     ensure!(answer == "remember", "{answer}");
+    machine.quit()
+}
+
+/// Reads until a line that has `text` in it: prompts have no line of their own.
+fn hears(console: &mut Console, text: &str) -> Result<()> {
+    while !console.line()?.contains(text) {}
+    Ok(())
+}
+
+#[test]
+fn a_monitor_for_people_is_a_key_away_from_the_console() -> Result<()> {
+    needs_baton!();
+    let chardev = format!("{SERVER},mux=on");
+    let mut machine = setup()?
+        .serial(Serial::Elsewhere)
+        .extra([
+            "-chardev",
+            &chardev,
+            "-serial",
+            "chardev:con",
+            "-mon",
+            "con",
+        ])
+        .start()?;
+    let mut console = Console::connect(&machine.file(SOCKET))?;
+    console.wait_line("BATON-GUEST-UP")?;
+    answers(&mut console, "guest")?;
+    console.say("\x01cinfo status\n")?;
+    hears(&mut console, "monitor - type 'help'")?;
+    hears(&mut console, "VM status: running")?;
+    console.say("\x01cguest again\n")?;
+    hears(&mut console, "echo: guest again")?;
+    console.say("\x01c")?;
+    machine.wait_progress()?;
+    // The conversation goes on in the next program, and another begins in the next process.
+    execute_successor(&mut machine)?;
+    console.say("info name\n")?;
+    hears(&mut console, "test")?;
+    let mut machine = succeed(machine)?.0;
+    console.say("info status\n")?;
+    hears(&mut console, "monitor - type 'help'")?;
+    hears(&mut console, "VM status: running")?;
+    console.say("\x01clast\n")?;
+    hears(&mut console, "echo: last")?;
+    console.say("\x01cquit\n")?;
+    machine.ended_well()
+}
+
+#[test]
+fn monitors_listen_on_character_devices() -> Result<()> {
+    needs_baton!();
+    let mut machine = setup()?
+        .extra(["-chardev", "socket,id=m,path=m.sock,server=on,wait=off"])
+        .extra(["-mon", "chardev=m,mode=control"])
+        .extra(["-chardev", "pty,id=p,path=tty", "-mon", "p,mode=control"])
+        .start()?;
+    machine.wait_up()?;
+    // The monitor's own socket: as many clients as there are.
+    let path = machine.file("m.sock");
+    for client in &mut [Qmp::connect(&path)?, Qmp::connect(&path)?] {
+        let status = client.execute("query-status", &json!({}))?;
+        ensure!(status["status"] == "running", "{status}");
+    }
+    let mut terminal = Console::open(&machine.file("tty"))?;
+    ensure!(terminal.line()?.starts_with("{\"QMP\":"));
+    terminal.say("{'execute':'qmp_capabilities'}\r")?;
+    ensure!(terminal.line()? == "{\"return\": {}}");
+    execute_successor(&mut machine)?;
+    terminal.say("{'execute':'query-status','id':'still there'}\r")?;
+    hears(&mut terminal, "still there")?;
+    // It is each process's own, so that this one keeps it.
+    let chardevs = machine.execute("query-chardev", &json!({}))?;
+    ensure!(chardevs[0]["label"] == "p", "{chardevs}");
     machine.quit()
 }

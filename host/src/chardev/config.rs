@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::cli::Id;
+use crate::monitor::MonitorMode;
 
 /// The most users of a character device with `mux=on`, as in QEMU.
 pub const MUX_MAX: usize = 4;
@@ -18,12 +19,15 @@ pub struct Chardev {
     pub backend: ChardevBackend,
     /// Whether several can use it, of which one has the input at a time (`mux=on`).
     pub mux: bool,
+    /// The monitors on it.
+    pub monitors: Vec<MonitorMode>,
 }
 
 impl Chardev {
-    /// How many can use it.
+    /// How many devices can use it.
     pub fn users_max(&self) -> usize {
-        if self.mux { MUX_MAX } else { 1 }
+        let all = if self.mux { MUX_MAX } else { 1 };
+        all.saturating_sub(self.monitors.len())
     }
 }
 

@@ -1,4 +1,5 @@
-//! One user of a character device: a pair of sockets, of which the user has the far end.
+//! One user of a character device: a pair of sockets, of which the user has the far end. A device has
+//! one pair for good, a monitor one for each session.
 //!
 //! What is on its way is in the kernel's buffers of the pair and nowhere else. Both ends are handed
 //! over, so that it stays there while the processes change.
@@ -13,45 +14,91 @@ use nix::sys::socket::{MsgFlags, recv, send};
 
 /// A user and the way to it.
 pub(super) struct Frontend {
-    /// The device's id.
+    /// The device's id, or a monitor's name.
     pub(super) user: String,
-    near: Arc<UnixStream>,
-    far: OwnedFd,
+    /// Nothing while a monitor has no session.
+    near: Option<Arc<UnixStream>>,
+    /// A device's; a monitor has its own.
+    far: Option<OwnedFd>,
+    /// Which of the monitors it is, if it is one.
+    pub(super) monitor: Option<usize>,
+    /// The monitor has ended its session; there is another when somebody comes.
+    over: bool,
 }
 
 impl Frontend {
-    /// A new way.
+    /// A device, and a new way to it.
     pub(super) fn new(user: &str) -> io::Result<Self> {
         let (near, far) = UnixStream::pair()?;
-        Ok(Self {
-            user: user.to_owned(),
-            near: Arc::new(near),
-            far: far.into(),
-        })
+        Ok(Self::inherited(user, near.into(), far.into()))
     }
 
-    /// One that was handed over.
+    /// A device that was handed over.
     pub(super) fn inherited(user: &str, near: OwnedFd, far: OwnedFd) -> Self {
         Self {
             user: user.to_owned(),
-            near: Arc::new(near.into()),
-            far,
+            near: Some(Arc::new(near.into())),
+            far: Some(far),
+            monitor: None,
+            over: false,
         }
     }
 
-    /// The end to wait for.
-    pub(super) fn near(&self) -> &Arc<UnixStream> {
-        &self.near
+    /// The monitor of this number, maybe with a session that goes on.
+    pub(super) fn monitor(number: usize, near: Option<OwnedFd>) -> Self {
+        Self {
+            user: format!("mon:{number}"),
+            near: near.map(|near| Arc::new(near.into())),
+            far: None,
+            monitor: Some(number),
+            over: false,
+        }
     }
 
-    /// The user's end.
+    /// Whether it is a monitor for which a session can begin.
+    pub(super) fn wants_session(&self) -> bool {
+        self.monitor.is_some() && self.near.is_none() && !self.over
+    }
+
+    /// Begins a session; gives the monitor's end.
+    pub(super) fn begin(&mut self) -> io::Result<UnixStream> {
+        let (near, far) = UnixStream::pair()?;
+        self.near = Some(Arc::new(near));
+        Ok(far)
+    }
+
+    /// Ends a monitor's session: by itself, or because nobody is there any more.
+    pub(super) fn end(&mut self, by_itself: bool) {
+        if self.monitor.is_some() {
+            self.near = None;
+            self.over = by_itself;
+        }
+    }
+
+    /// Somebody has come.
+    pub(super) fn renew(&mut self) {
+        self.over = false;
+    }
+
+    /// The end to wait for.
+    pub(super) fn near(&self) -> Option<&Arc<UnixStream>> {
+        self.near.as_ref()
+    }
+
+    /// A device's end.
     pub(super) fn far(&self) -> io::Result<OwnedFd> {
-        self.far.try_clone()
+        match &self.far {
+            Some(far) => far.try_clone(),
+            None => Err(ErrorKind::NotConnected.into()),
+        }
     }
 
     /// Both ends, near and far, for another process.
-    pub(super) fn duplicate(&self) -> io::Result<(OwnedFd, OwnedFd)> {
-        Ok((self.near.as_fd().try_clone_to_owned()?, self.far()?))
+    pub(super) fn duplicate(&self) -> io::Result<(Option<OwnedFd>, Option<OwnedFd>)> {
+        let near = self.near.as_ref();
+        let near = near.map(|near| near.as_fd().try_clone_to_owned());
+        let far = self.far.as_ref().map(OwnedFd::try_clone);
+        Ok((near.transpose()?, far.transpose()?))
     }
 
     /// Looks at what the user has written; nothing is taken. `WouldBlock` if there is nothing.
@@ -75,11 +122,17 @@ impl Frontend {
     /// Gives the user as much of `bytes` as fits; `WouldBlock` if that is nothing.
     pub(super) fn give(&self, bytes: &[u8]) -> io::Result<usize> {
         let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
-        again(|| send(self.near.as_raw_fd(), bytes, flags))
+        match &self.near {
+            Some(near) => again(|| send(near.as_raw_fd(), bytes, flags)),
+            None => Ok(bytes.len()),
+        }
     }
 
     fn receive(&self, into: &mut [u8], flags: MsgFlags) -> io::Result<usize> {
-        again(|| recv(self.near.as_raw_fd(), into, flags | MsgFlags::MSG_DONTWAIT))
+        match &self.near {
+            Some(near) => again(|| recv(near.as_raw_fd(), into, flags | MsgFlags::MSG_DONTWAIT)),
+            None => Err(ErrorKind::WouldBlock.into()),
+        }
     }
 }
 

@@ -94,6 +94,18 @@ impl Link {
         matches!(self, Self::Socket(_) | Self::Pty(_))
     }
 
+    /// Whether it is a terminal, which sends keys as they are struck and shows what it is sent.
+    pub(super) fn sends_keys(&self) -> bool {
+        match self {
+            Self::Pty(_) => true,
+            Self::Streams(streams) => streams
+                .input
+                .as_ref()
+                .is_some_and(|(fd, _)| nix::unistd::isatty(fd).unwrap_or(false)),
+            _ => false,
+        }
+    }
+
     /// When [`Self::advance`] has something to do that no descriptor tells.
     pub(super) fn deadline(&self, frozen: bool) -> Option<Instant> {
         match self {

@@ -28,6 +28,7 @@ mod tests;
 
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -39,8 +40,10 @@ use serde::Serialize;
 
 use frontend::Frontend;
 use open::Kind;
-use relay::{Relay, Wish};
+use relay::{Begin, Relay, Wish};
 use service::{Wake, Watch};
+
+use crate::monitor::MonitorMode;
 
 pub use config::{Chardev, ChardevAddress, ChardevBackend, ChardevSocket, SocketRole};
 pub use ring::RINGBUF_MAX;
@@ -66,6 +69,10 @@ struct Shared {
     exit: OnceLock<Box<dyn Fn() + Send + Sync>>,
 }
 
+/// Serves a monitor's session: its mode, its end, and whether a terminal sends keys as they are
+/// struck.
+type Serve = dyn Fn(MonitorMode, UnixStream, bool) + Send + Sync;
+
 struct State {
     all: BTreeMap<String, Entry>,
     /// What was handed over and is not taken yet.
@@ -76,6 +83,8 @@ struct State {
     serving: bool,
     wake: Wake,
     wish: Option<Wish>,
+    /// Who serves monitors, once somebody does.
+    monitors: Option<Arc<Serve>>,
 }
 
 struct Entry {
@@ -110,6 +119,7 @@ impl Chardevs {
             serving: false,
             wake: wake.clone(),
             wish: None,
+            monitors: None,
         };
         Ok(Self {
             shared: Arc::new(Shared {
@@ -124,6 +134,15 @@ impl Chardevs {
     pub fn on_exit(&self, exit: impl Fn() + Send + Sync + 'static) {
         // A second one has nothing to add.
         let _ = self.shared.exit.set(Box::new(exit));
+    }
+
+    /// Monitors on character devices are served from here on.
+    pub fn serve_monitors(
+        &self,
+        serve: impl Fn(MonitorMode, UnixStream, bool) + Send + Sync + 'static,
+    ) {
+        self.state().monitors = Some(Arc::new(serve));
+        self.shared.wake.signal();
     }
 
     /// Opens every one of `configs`, or takes what was handed over for it, without touching it. With
@@ -203,7 +222,7 @@ impl Chardevs {
             .all
             .get(id)
             .ok_or_else(|| format!("Chardev '{id}' not found"))?;
-        if !entry.users.is_empty() {
+        if entry.is_used() {
             return Err(format!("Chardev '{id}' is busy"));
         }
         if state.frozen {
@@ -282,7 +301,7 @@ impl Chardevs {
                     frontend_open,
                 });
             };
-            let used = !entry.users.is_empty();
+            let used = entry.is_used();
             let filename = entry.kind.filename(&entry.config);
             if entry.config.mux {
                 // As QEMU, in which a multiplexer is a character device of its own.
@@ -345,6 +364,11 @@ impl Chardevs {
             return Ok(all);
         }
         for (id, entry) in &mut self.state().all {
+            // What only monitors use is each process's own, as they are.
+            let own = entry.users.is_empty() && !entry.config.monitors.is_empty();
+            if own && mode != Mode::CprExec {
+                continue;
+            }
             entry.offered = true;
             for (name, instance, fd) in entry.kind.offer(id, mode)? {
                 let key = FdKey::new(OWNER, &name, instance);
@@ -484,15 +508,30 @@ impl Shared {
     }
 }
 
+impl Entry {
+    fn is_used(&self) -> bool {
+        !self.users.is_empty() || !self.config.monitors.is_empty()
+    }
+}
+
 impl State {
     /// Moves what can be moved now.
     fn pump(&mut self) {
         let now = Instant::now();
+        let serve = self.monitors.clone();
         for entry in self.all.values_mut() {
-            if let Kind::Relayed(relayed) = &mut entry.kind {
-                let wish = relayed.relay.pump(now, self.frozen, &self.wake);
-                self.wish = self.wish.or(wish);
-            }
+            let Kind::Relayed(relayed) = &mut entry.kind else {
+                continue;
+            };
+            let monitors = &entry.config.monitors;
+            let begin = |number: usize, end, keys| {
+                if let (Some(serve), Some(mode)) = (&serve, monitors.get(number)) {
+                    serve(*mode, end, keys);
+                }
+            };
+            let begin = serve.as_ref().map(|_| &begin as Begin<'_>);
+            let wish = relayed.relay.pump(now, self.frozen, &self.wake, begin);
+            self.wish = self.wish.or(wish);
         }
     }
 

@@ -74,12 +74,18 @@ pub(super) fn open(
             .map_err(|e| e.to_string()),
         _ => Ok(None),
     };
+    // One that only monitors use is each process's own, unless the process stays.
+    let handed_over =
+        |table: &&FdTable| config.monitors.is_empty() || table.has(OWNER, id, CARRIER);
+    // For a client of one that is new nobody waits: the guest has started long ago.
+    let waits = preserved.is_none();
+    let preserved = preserved.filter(handed_over);
     let carrier = take(CARRIER)?;
     let link = match &config.backend {
         ChardevBackend::Socket(socket) => {
             let link = match preserved {
                 Some(_) => Socket::inherited(socket, take(LISTENER)?, take(CONNECTION)?)?,
-                None => Socket::open(socket, Instant::now())?,
+                None => Socket::open(socket, waits, Instant::now())?,
             };
             Link::Socket(link)
         }
@@ -104,7 +110,7 @@ pub(super) fn open(
                 terminal::begin(*signal)
                     .map_err(|e| format!("the terminal cannot be set up: {e}"))?;
             }
-            if !config.mux {
+            if !config.mux && config.monitors.is_empty() {
                 return Ok(Kind::Direct(Direct {
                     input,
                     output,
@@ -119,6 +125,15 @@ pub(super) fn open(
     };
     let mut relay = Relay::new(link, config.mux);
     relay.held = preserved.is_some();
+    for number in 0..config.monitors.len() {
+        let mut monitor = Frontend::monitor(number, None);
+        let name = frontend_key(id, &monitor.user);
+        if let Some(table) = preserved.filter(|table| table.has(OWNER, &name, NEAR)) {
+            let near = table.take(OWNER, &name, NEAR).map_err(|e| e.to_string())?;
+            monitor = Frontend::monitor(number, Some(near));
+        }
+        relay.attach(monitor);
+    }
     match (carrier, preserved) {
         (Some(carrier), _) => relay.inherit(carrier),
         (None, Some(_)) => return Err(NOT_THERE.to_owned()),
@@ -237,11 +252,14 @@ impl Kind {
             add(TERMINAL, before.transpose()?);
         }
         if let Self::Relayed(relayed) = self {
-            for frontend in &relayed.relay.frontends {
+            let frontends = relayed.relay.frontends.iter();
+            // A monitor's sessions go on if the monitors do.
+            let go_on = |f: &&Frontend| f.monitor.is_none() || mode == Mode::CprExec;
+            for frontend in frontends.filter(go_on) {
                 let name = frontend_key(id, &frontend.user);
                 let (near, far) = frontend.duplicate()?;
-                all.push((name.clone(), NEAR, near));
-                all.push((name, FAR, far));
+                all.extend(near.map(|near| (name.clone(), NEAR, near)));
+                all.extend(far.map(|far| (name, FAR, far)));
             }
         }
         Ok(all)

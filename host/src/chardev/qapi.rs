@@ -138,6 +138,7 @@ pub fn add(
         id: id.parse()?,
         backend: checked(backend)?,
         mux: false,
+        monitors: Vec::new(),
     };
     let pty = chardevs
         .add(&config)

@@ -8,6 +8,7 @@ use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, ErrorKind};
 use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -48,6 +49,10 @@ pub(super) struct Relay {
     carrier: Option<File>,
 }
 
+/// Takes the monitor's end of a session that begins: the monitor's number, and whether it is a
+/// terminal that sends keys as they are struck.
+pub(super) type Begin<'a> = &'a dyn Fn(usize, UnixStream, bool);
+
 /// What a person at the keys wants.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Wish {
@@ -72,17 +77,54 @@ impl Relay {
     }
 
     /// Moves what can be moved now.
-    pub(super) fn pump(&mut self, now: Instant, frozen: bool, wake: &Wake) -> Option<Wish> {
+    pub(super) fn pump(
+        &mut self,
+        now: Instant,
+        frozen: bool,
+        wake: &Wake,
+        begin: Option<Begin<'_>>,
+    ) -> Option<Wish> {
         if self.held {
             return None;
         }
         self.link.advance(now, frozen, wake);
+        self.begin_sessions(begin);
         self.send(now);
-        let wish = self.receive(now);
+        let mut wish = self.receive(now);
+        // A key may have chosen a monitor, for which there is more.
+        while wish.is_none() && self.begin_sessions(begin) {
+            wish = self.receive(now);
+        }
         if !self.listens() && self.link.was_left() {
             self.close(now);
         }
         wish
+    }
+
+    /// Lets a session of each monitor begin that has somebody to talk to; tells whether one did.
+    fn begin_sessions(&mut self, begin: Option<Begin<'_>>) -> bool {
+        let (Some(begin), true) = (begin, self.link.is_open()) else {
+            return false;
+        };
+        let mut any = false;
+        let keys = self.link.sends_keys();
+        let all = 0..self.frontends.len();
+        let turn = match self.mux {
+            Some(_) => self.focused()..(self.focused() + 1).min(all.end),
+            None => all,
+        };
+        for frontend in &mut self.frontends[turn] {
+            if let (Some(number), true) = (frontend.monitor, frontend.wants_session()) {
+                match frontend.begin() {
+                    Ok(far) => {
+                        begin(number, far, keys);
+                        any = true;
+                    }
+                    Err(e) => tracing::error!("a monitor cannot be reached: {e}"),
+                }
+            }
+        }
+        any
     }
 
     /// From the users to the other end.
@@ -99,6 +141,7 @@ impl Relay {
                     continue;
                 };
                 if seen == 0 {
+                    self.frontends[at].end(true);
                     continue;
                 }
                 let Some(sent) = self.send_some(&buffer[..seen], now) else {
@@ -182,6 +225,9 @@ impl Relay {
         if let Some(mux) = &mut self.mux {
             mux.escape = false;
         }
+        if self.link.comes_and_goes() {
+            self.frontends.iter_mut().for_each(|f| f.end(false));
+        }
     }
 
     /// From the other end to the user whose turn it is.
@@ -210,7 +256,7 @@ impl Relay {
         self.input.is_empty()
             && !self.input_ended
             && self.link.is_open()
-            && (self.mux.is_some() || !self.frontends.is_empty())
+            && (self.mux.is_some() || self.frontends.iter().any(|f| !f.wants_session()))
     }
 
     /// Gives the user what has come, and finds the orders in it.
@@ -226,6 +272,7 @@ impl Relay {
                 let (first, _) = self.input.as_slices();
                 let bytes = &first[..plain.min(first.len())];
                 let given = match self.frontends.get(self.focused()) {
+                    Some(user) if user.wants_session() => Err(ErrorKind::WouldBlock.into()),
                     Some(user) => user.give(bytes),
                     None => Ok(bytes.len()),
                 };
@@ -259,7 +306,9 @@ impl Relay {
                     self.ahead.extend(text.bytes());
                 }
                 Some(Key::Switch) if !self.frontends.is_empty() => {
-                    self.focus = Some((self.focused() + 1) % self.frontends.len());
+                    let next = (self.focused() + 1) % self.frontends.len();
+                    self.focus = Some(next);
+                    self.frontends[next].renew();
                 }
                 Some(Key::Exit) => return Some(Wish::Exit),
                 _ => {}
@@ -268,9 +317,11 @@ impl Relay {
         None
     }
 
-    /// The user who gets the input.
+    /// The user who gets the input: before anybody chooses, the first device.
     fn focused(&self) -> usize {
-        self.focus.unwrap_or(0)
+        let device = |frontend: &Frontend| frontend.monitor.is_none();
+        let first = || self.frontends.iter().position(device).unwrap_or(0);
+        self.focus.unwrap_or_else(first)
     }
 
     /// Adds what to wait for.
@@ -281,13 +332,13 @@ impl Relay {
         let full = self.full || !self.ahead.is_empty();
         self.link.watch(self.listens(), full, frozen, watches);
         if !self.full {
-            let near = self.frontends.iter().map(Frontend::near);
+            let near = self.frontends.iter().filter_map(Frontend::near);
             watches.extend(near.map(|near| (Arc::clone(near) as _, PollFlags::POLLIN)));
         }
-        if let Some(user) = self.frontends.get(self.focused())
+        if let Some(near) = self.frontends.get(self.focused()).and_then(Frontend::near)
             && !self.input.is_empty()
         {
-            watches.push((Arc::clone(user.near()) as _, PollFlags::POLLOUT));
+            watches.push((Arc::clone(near) as _, PollFlags::POLLOUT));
         }
     }
 

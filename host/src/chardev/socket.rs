@@ -44,8 +44,8 @@ pub(super) struct Socket {
 struct Attempt(Arc<Mutex<Option<io::Result<OwnedFd>>>>);
 
 impl Socket {
-    /// Listens, and waits for a client if the configuration says so; or connects.
-    pub(super) fn open(config: &ChardevSocket, now: Instant) -> Result<Self, String> {
+    /// Listens, and waits for a client if the configuration says so and it `waits` at all; or connects.
+    pub(super) fn open(config: &ChardevSocket, waits: bool, now: Instant) -> Result<Self, String> {
         let mut socket = Self::closed(config);
         let at = &config.address;
         match config.role {
@@ -53,7 +53,7 @@ impl Socket {
                 let listener = socket
                     .bind()
                     .map_err(|e| format!("Failed to listen on '{at}': {e}"))?;
-                if wait {
+                if wait && waits {
                     tracing::info!("waiting for connection on: disconnected:{at},server=on");
                     let mut fds = [PollFd::new(listener.as_fd(), PollFlags::POLLIN)];
                     while socket.connection.is_none() {
@@ -363,7 +363,7 @@ mod tests {
         let path = folder.join("sock");
         let (now, wake) = (Instant::now(), Wake::new().unwrap());
         let at = ChardevAddress::Unix(path.clone());
-        let mut socket = Socket::open(&config(at, SERVER), now).unwrap();
+        let mut socket = Socket::open(&config(at, SERVER), false, now).unwrap();
         let name = format!("unix:{},server=on", path.display());
         socket.advance(now, &wake);
         assert_eq!(socket.filename(), format!("disconnected:{name}"));
@@ -390,7 +390,7 @@ mod tests {
         let path = folder.join("sock");
         let (now, wake) = (Instant::now(), Wake::new().unwrap());
         let config = config(ChardevAddress::Unix(path.clone()), SERVER);
-        let mut source = Socket::open(&config, now).unwrap();
+        let mut source = Socket::open(&config, false, now).unwrap();
         let _client = UnixStream::connect(&path).unwrap();
         source.advance(now, &wake);
         let (listener, connection) = source.duplicate().unwrap();
@@ -423,7 +423,8 @@ mod tests {
             let reconnect = Some(Duration::from_millis(1));
             let role = SocketRole::Client { reconnect };
             let wake = Wake::new().unwrap();
-            let mut client = Socket::open(&config(at.clone(), role), Instant::now()).unwrap();
+            let mut client =
+                Socket::open(&config(at.clone(), role), false, Instant::now()).unwrap();
             let connected = |client: &mut Socket| {
                 let end = Instant::now() + Duration::from_secs(10);
                 while client.connection().is_none() {
@@ -433,7 +434,7 @@ mod tests {
                 }
             };
             client.advance(Instant::now(), &wake);
-            let mut server = Socket::open(&config(at, SERVER), Instant::now()).unwrap();
+            let mut server = Socket::open(&config(at, SERVER), false, Instant::now()).unwrap();
             for _ in 0..3 {
                 connected(&mut client);
                 client.disconnect(Instant::now());
@@ -454,7 +455,7 @@ mod tests {
         let (now, wake) = (Instant::now(), Wake::new().unwrap());
         let mut config = config(at.clone(), SERVER);
         config.nodelay = true;
-        let mut server = Socket::open(&config, now).unwrap();
+        let mut server = Socket::open(&config, false, now).unwrap();
         let client = TcpStream::connect(("127.0.0.1", port)).unwrap();
         let end = now + Duration::from_secs(10);
         while server.connection().is_none() && Instant::now() < end {

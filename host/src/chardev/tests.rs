@@ -6,6 +6,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
 use baton_migration::Mode;
@@ -13,6 +14,7 @@ use baton_migration::fds::FdTable;
 
 use super::{Chardev, Chardevs};
 use crate::cli;
+use crate::monitor::MonitorMode;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 const DEVICE: &str = "isa-serial.0";
@@ -535,4 +537,126 @@ fn files_and_pipes_are_read_and_written_by_the_device_itself() {
     to.write_all(b"said").unwrap();
     let mut heard = options.open(folder.join("p.out")).unwrap();
     assert_eq!(read(&mut heard, 4), "said");
+}
+
+/// A character device with monitors, and the ends of their sessions as they begin.
+fn with_monitors(
+    text: &str,
+    monitors: &[MonitorMode],
+) -> (Chardev, Chardevs, Receiver<(MonitorMode, UnixStream, bool)>) {
+    let mut config = cli::chardev::parse(text).unwrap();
+    config.monitors = monitors.to_vec();
+    let chardevs = Chardevs::new().unwrap();
+    let sessions = serve(&chardevs);
+    chardevs
+        .open(std::slice::from_ref(&config), None, false)
+        .unwrap();
+    (config, chardevs, sessions)
+}
+
+fn serve(chardevs: &Chardevs) -> Receiver<(MonitorMode, UnixStream, bool)> {
+    let (tell, told) = channel();
+    chardevs.serve_monitors(move |mode, end, keys| {
+        end.set_read_timeout(Some(PATIENCE)).unwrap();
+        // The test may be over.
+        let _ = tell.send((mode, end, keys));
+    });
+    told
+}
+
+#[test]
+fn a_monitor_has_a_session_for_everybody_who_comes() {
+    let folder = Folder::new("sessions");
+    let path = folder.join("sock");
+    let mode = MonitorMode::Control;
+    let (_, chardevs, sessions) = with_monitors(&server(&path), &[mode]);
+    assert!(chardevs.query()[0].frontend_open);
+    assert_eq!(chardevs.remove("c").unwrap_err(), "Chardev 'c' is busy");
+    chardevs.descriptors("c", DEVICE).unwrap_err();
+    for round in 0..3 {
+        sessions.try_recv().expect_err("there is nobody yet");
+        let mut client = client(&path);
+        let (served, mut monitor, keys) = sessions.recv_timeout(PATIENCE).unwrap();
+        assert_eq!((served, keys), (mode, false));
+        monitor.write_all(b"hello").unwrap();
+        assert_eq!(read(&mut client, 5), "hello");
+        client.write_all(b"ask").unwrap();
+        assert_eq!(read(&mut monitor, 3), "ask");
+        if round == 1 {
+            // It has had enough: there is no other before somebody comes again.
+            drop(monitor);
+            client.write_all(b"more").unwrap();
+            until("nobody is left", || filename(&chardevs).starts_with("unix"));
+            drop(client);
+        } else {
+            drop(client);
+            assert_eq!(monitor.read(&mut [0]).unwrap(), 0);
+        }
+    }
+}
+
+#[test]
+fn a_monitor_beside_a_device_speaks_when_it_is_chosen() {
+    let folder = Folder::new("beside");
+    let path = folder.join("sock");
+    let text = format!("{},mux=on", server(&path));
+    let mode = MonitorMode::Readline;
+    let (config, chardevs, sessions) = with_monitors(&text, &[mode]);
+    let mut guest = device(&chardevs, "c", DEVICE);
+    let mut client = client(&path);
+    client.write_all(b"a").unwrap();
+    assert_eq!(read(&mut guest, 1), "a");
+    sessions.try_recv().expect_err("it was not chosen");
+    client.write_all(b"\x01cb").unwrap();
+    let (_, mut monitor, _) = sessions.recv_timeout(PATIENCE).unwrap();
+    assert_eq!(read(&mut monitor, 1), "b");
+    client.write_all(b"\x01cc\x01cd").unwrap();
+    assert_eq!(read(&mut guest, 1), "c");
+    assert_eq!(read(&mut monitor, 1), "d");
+
+    // The same session in the program that the process becomes, another in another process.
+    for (transfer, begins) in [(Mode::CprExec, false), (Mode::CprTransfer, true)] {
+        chardevs.freeze();
+        let table = table(&chardevs, transfer);
+        let next = Chardevs::new().unwrap();
+        let sessions = serve(&next);
+        next.open(std::slice::from_ref(&config), Some(&table), true)
+            .unwrap();
+        next.descriptors("c", DEVICE).unwrap();
+        table.all_claimed().unwrap();
+        chardevs.hold().unwrap();
+        next.load().unwrap();
+        next.serve();
+        client.write_all(b"e").unwrap();
+        if begins {
+            let (_, mut monitor, _) = sessions.recv_timeout(PATIENCE).unwrap();
+            assert_eq!(read(&mut monitor, 1), "e");
+        } else {
+            assert_eq!(read(&mut monitor, 1), "e");
+            sessions.try_recv().expect_err("it goes on");
+        }
+    }
+}
+
+#[test]
+fn a_monitors_own_character_device_stays_with_its_process() {
+    let (config, chardevs, sessions) = with_monitors("pty,id=c", &[MonitorMode::Readline]);
+    let mut options = File::options();
+    let name = filename(&chardevs);
+    let tty = name.strip_prefix("pty:").unwrap();
+    let mut person = options.read(true).write(true).open(tty).unwrap();
+    let (_, mut monitor, keys) = sessions.recv_timeout(PATIENCE).unwrap();
+    assert!(keys);
+    chardevs.freeze();
+    let table = table(&chardevs, Mode::CprTransfer);
+    assert!(table.is_empty());
+    let next = Chardevs::new().unwrap();
+    next.open(&[config], Some(&table), true).unwrap();
+    assert_ne!(filename(&next), name);
+    chardevs.hold().unwrap();
+    next.load().unwrap();
+    next.serve();
+    chardevs.let_go();
+    person.write_all(b"here").unwrap();
+    assert_eq!(read(&mut monitor, 4), "here");
 }

@@ -202,6 +202,7 @@ mod tests {
             id: "c0".parse().unwrap(),
             backend: ChardevBackend::Null,
             mux: false,
+            monitors: Vec::new(),
         }];
         let mut backends = Backends::new(&drives, &chardevs);
         let mut last = Ok(Config::default());

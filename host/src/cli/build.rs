@@ -15,14 +15,14 @@ use super::drive::{self, Interface};
 use super::error::CliError;
 use super::global::Globals;
 use super::machine::{self, MachineOption};
+use super::mon;
 use super::object::MemoryBackend;
 use super::options::{Invocation, Kernel, Options};
 use super::pairs::Pairs;
-use super::qmp;
 use super::said::Said;
 use super::serial::Serial;
 use crate::chardev::{Chardev, ChardevBackend};
-use crate::monitor::{MonitorAddress, MonitorOption};
+use crate::monitor::{MonitorAddress, MonitorMode, MonitorOption};
 
 /// RAM if nothing is said of it, as in QEMU.
 const DEFAULT_RAM: u64 = 128 << 20;
@@ -84,16 +84,18 @@ fn options(said: &Said) -> Result<Options, CliError> {
     said.each("machine", |text| machine.add(text))?;
     let memory = memory(said, &machine)?;
 
-    let mut monitors = said.each("qmp", qmp::qmp)?;
-    monitors.extend(said.each("monitor", qmp::human)?.into_iter().flatten());
     let mut chardevs = said.each("chardev", chardev::parse)?;
+    let (mut monitors, placed) = mon::monitors(said, &mut chardevs)?;
     let mut devices = said.each("device", DeviceOption::parse)?;
     let mut serial = serial_lines(said, &mut chardevs, &monitors, &devices)?;
-    one_user_of_stdio(&chardevs, &monitors)?;
     unique(
         "chardev",
         chardevs.iter().map(|chardev| chardev.id.as_str()),
     )?;
+    for (mon, origin) in placed {
+        mon.place(&origin, &mut chardevs, &mut monitors)?;
+    }
+    one_user_of_stdio(&chardevs, &monitors)?;
 
     let mut drives = Vec::new();
     let disks = drives_and_disks(said, &mut drives)?;
@@ -229,9 +231,15 @@ fn serial_lines(
         ));
     }
     let own = devices.iter().any(|device| device.driver == SERIAL);
+    let nothing = |option| said.words(option).next().is_none();
+    let no_monitor = ["monitor", "qmp", "mon"].into_iter().all(nothing);
     if lines.is_empty() && !said.flag("nodefaults") && !own {
         lines.push(match stdio_users(chardevs, monitors).next() {
             Some(_) => (Serial::Backend(ChardevBackend::Null), "-serial null".into()),
+            // As QEMU, which has a monitor of its own then.
+            None if said.flag("nographic") && no_monitor => {
+                (Serial::MON_STDIO, "-serial mon:stdio".into())
+            }
             None => (
                 Serial::Backend(ChardevBackend::Stdio { signal: true }),
                 "-serial stdio".into(),
@@ -243,7 +251,12 @@ fn serial_lines(
         let id = match line {
             Serial::None => continue,
             Serial::Existing(id) => id,
-            Serial::Backend(backend) => {
+            line @ (Serial::Backend(_) | Serial::WithMonitor(_)) => {
+                let (backend, monitors) = match line {
+                    Serial::WithMonitor(backend) => (backend, vec![MonitorMode::Readline]),
+                    Serial::Backend(backend) => (backend, Vec::new()),
+                    _ => continue,
+                };
                 // QEMU's names.
                 let id: super::Id = format!("serial{number}")
                     .parse()
@@ -251,7 +264,8 @@ fn serial_lines(
                 chardevs.push(Chardev {
                     id: id.clone(),
                     backend,
-                    mux: false,
+                    mux: !monitors.is_empty(),
+                    monitors,
                 });
                 id
             }

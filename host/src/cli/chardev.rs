@@ -24,7 +24,13 @@ pub(crate) fn parse(text: &str) -> Result<Chardev, String> {
     let mux = pairs.switch("mux")?.unwrap_or(false);
     let backend = backend(&name, &mut pairs)?;
     pairs.finish("chardev.")?;
-    Ok(Chardev { id, backend, mux })
+    let monitors = Vec::new();
+    Ok(Chardev {
+        id,
+        backend,
+        mux,
+        monitors,
+    })
 }
 
 fn backend(name: &str, pairs: &mut Pairs) -> Result<ChardevBackend, String> {

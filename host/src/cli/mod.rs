@@ -20,6 +20,7 @@ mod id;
 mod machine;
 #[cfg(test)]
 mod man;
+mod mon;
 mod nearest;
 pub(crate) mod number;
 mod object;

@@ -11,6 +11,8 @@ pub(super) enum Serial {
     None,
     /// A character device of its own.
     Backend(ChardevBackend),
+    /// `mon:`: the same with a monitor on it.
+    WithMonitor(ChardevBackend),
     /// `chardev:ID`.
     Existing(Id),
 }
@@ -22,14 +24,27 @@ impl Serial {
             ("none", "") => Ok(Self::None),
             ("chardev", "") => Err(format!("The id of a -chardev is missing after '{text}'")),
             ("chardev", id) => Ok(Self::Existing(id.parse()?)),
-            _ => chardev::short(text)?.map(Self::Backend).ok_or_else(|| {
-                format!(
-                    "Serial line to '{text}' is not supported; use stdio, pty, null, none, \
-                     file:PATH, pipe:PATH, unix:PATH, tcp:HOST:PORT or chardev:ID"
-                )
-            }),
+            ("mon", with) => match chardev::short(with)? {
+                // Ctrl-C is the guest's, as in QEMU.
+                Some(ChardevBackend::Stdio { .. }) => Ok(Self::MON_STDIO),
+                Some(backend) => Ok(Self::WithMonitor(backend)),
+                None => Err(unsupported(text)),
+            },
+            _ => chardev::short(text)?
+                .map(Self::Backend)
+                .ok_or_else(|| unsupported(text)),
         }
     }
+
+    /// `mon:stdio`
+    pub(super) const MON_STDIO: Self = Self::WithMonitor(ChardevBackend::Stdio { signal: false });
+}
+
+fn unsupported(text: &str) -> String {
+    format!(
+        "Serial line to '{text}' is not supported; use stdio, pty, null, none, file:PATH, pipe:PATH, \
+         unix:PATH, tcp:HOST:PORT or chardev:ID, or one of them but the last after mon:"
+    )
 }
 
 #[cfg(test)]
@@ -82,6 +97,8 @@ mod tests {
         ] {
             assert_eq!(Serial::parse(text), Ok(Serial::Backend(backend)), "{text}");
         }
+        assert_eq!(Serial::parse("mon:stdio"), Ok(Serial::MON_STDIO));
+        assert_eq!(Serial::parse("mon:pty"), Ok(Serial::WithMonitor(pty(None))));
         assert_eq!(
             Serial::parse("chardev:c"),
             Ok(Serial::Existing("c".parse().unwrap()))
@@ -94,7 +111,8 @@ mod tests {
             (
                 "vc",
                 "Serial line to 'vc' is not supported; use stdio, pty, null, none, file:PATH, \
-                 pipe:PATH, unix:PATH, tcp:HOST:PORT or chardev:ID",
+                 pipe:PATH, unix:PATH, tcp:HOST:PORT or chardev:ID, or one of them but the last \
+                 after mon:",
             ),
             ("file:", "The file's path is missing after 'file:'"),
             ("unix:", "The socket's address is missing after 'unix:'"),

@@ -198,9 +198,16 @@ const CHARACTER: &[Opt] = &[
     takes(
         "serial",
         "stdio|pty|null|none|file:PATH|pipe:PATH|unix:PATH|tcp:HOST:PORT|chardev:ID",
-        "A serial line (an isa-serial device) and where it leads: pty may be followed by :LINK, unix \
+        "A serial line (an isa-serial device) and where it leads, with mon: before it together with a \
+         monitor for people: pty may be followed by :LINK, unix \
          and tcp by the options of a -chardev socket, as in unix:PATH,server=on,wait=off. Without this option and without \
          -nodefaults there is one on stdio, or to nowhere when something else uses stdio.",
+    ),
+    takes(
+        "mon",
+        "[chardev=]ID[,mode=readline|control]",
+        "A monitor on a character device: one for people, which is the default, or a QMP monitor with \
+         mode=control.",
     ),
     takes("parallel", "none", "There is no parallel port.").completes(Completion::Words(&["none"])),
     takes(
@@ -222,7 +229,8 @@ const DISPLAY: &[Opt] = &[
     takes("vga", "none", "There is no graphics card.").completes(Completion::Words(&["none"])),
     flag(
         "nographic",
-        "No display and the serial line on stdio, which is how it is anyway.",
+        "No display, which is how it is anyway. Without -serial, -monitor, -qmp and -mon the serial \
+         line and a monitor for people share stdio: as -serial mon:stdio.",
     ),
     takes("audio", "none", "There is no sound card.").completes(Completion::Words(&["none"])),
 ];

@@ -454,3 +454,48 @@ fn a_kernel_is_needed_for_what_goes_with_it() {
         assert_eq!(invocation(arguments).unwrap_err(), text);
     }
 }
+
+#[test]
+fn without_a_display_the_serial_line_and_a_monitor_share_stdio() {
+    let chardev = |arguments: &[&str]| run(arguments).unwrap().chardevs.remove(0);
+    let shared = chardev(&["-nographic"]);
+    assert_eq!(shared.backend, ChardevBackend::Stdio { signal: false });
+    assert!(shared.mux);
+    assert_eq!(shared.monitors, [MonitorMode::Readline]);
+    for other in [
+        &["-nographic", "-monitor", "none"][..],
+        &["-nographic", "-serial", "stdio"],
+        &["-nographic", "-qmp", "unix:a,server=on"],
+        &[],
+    ] {
+        let alone = chardev(other);
+        assert_eq!(alone.backend, ChardevBackend::Stdio { signal: true });
+        assert!(!alone.mux && alone.monitors.is_empty(), "{other:?}");
+    }
+}
+
+#[test]
+fn monitors_may_be_on_character_devices() {
+    let options = run(&[
+        "-monitor",
+        "pty",
+        "-qmp",
+        "chardev:c",
+        "-chardev",
+        "pty,id=c",
+    ])
+    .unwrap();
+    let on = |id: &str| {
+        let mut all = options.chardevs.iter();
+        let chardev = all.find(|chardev| chardev.id.as_str() == id);
+        chardev.map(|chardev| chardev.monitors.clone())
+    };
+    assert_eq!(on("c"), Some(vec![MonitorMode::Control]));
+    assert_eq!(on("compat_monitor1"), Some(vec![MonitorMode::Readline]));
+    assert!(options.monitors.is_empty());
+    let used = ["-chardev", "pty,id=c", "-mon", "c", "-mon", "c"];
+    assert_eq!(
+        run(&used).unwrap_err(),
+        "-mon c: chardev \"c\" is in use; say mux=on, or give it another"
+    );
+}

@@ -52,11 +52,12 @@ pub(super) enum Client {
 }
 
 impl Client {
-    /// One that has just connected to a monitor of this mode.
-    pub(super) fn new(mode: MonitorMode, stream: Stream, shared: &Shared) -> Self {
+    /// One that has just connected to a monitor of this mode. With `keys` it is a terminal that sends keys
+    /// as they are struck.
+    pub(super) fn new(mode: MonitorMode, stream: Stream, keys: bool, shared: &Shared) -> Self {
         match mode {
             MonitorMode::Control => Self::Control(client::Client::new(stream, shared)),
-            MonitorMode::Readline => Self::Readline(hmp::Client::new(stream, shared)),
+            MonitorMode::Readline => Self::Readline(hmp::Client::new(stream, keys, shared)),
         }
     }
 

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::future::Future;
 use std::io;
+use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::sync::mpsc::{Sender, channel};
@@ -11,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use tokio::net::{TcpListener, UnixListener};
-use tokio::sync::{broadcast, watch};
+use tokio::sync::{broadcast, mpsc, watch};
 use tokio::task::JoinSet;
 
 use super::client::lose;
@@ -20,9 +21,9 @@ use super::error::QmpError;
 use super::events::Events;
 use super::fds::Caller;
 use super::keep::Kept;
-use super::listener::{Listening, MonitorError, MonitorOption, OwnPath, Socket};
+use super::listener::{Listening, MonitorError, MonitorMode, MonitorOption, OwnPath, Socket};
 use super::served::{Client, Parked};
-use super::stream::Stream;
+use super::stream::{Plain, Stream};
 use crate::fdset::SETS;
 
 /// How long a command may still run when the monitor is detached.
@@ -39,9 +40,14 @@ pub trait Control: Send + Sync + 'static {
 pub struct Monitor {
     thread: Option<JoinHandle<Option<Left>>>,
     end: watch::Sender<End>,
+    newcomers: mpsc::UnboundedSender<Newcomer>,
     events: Events,
     paths: Vec<OwnPath>,
 }
+
+/// A client that comes by other ways than a listener: its mode, its connection, and whether it is a
+/// terminal that sends keys as they are struck.
+type Newcomer = (MonitorMode, UnixStream, bool);
 
 /// Whether clients are served.
 #[derive(Debug, Clone, Copy)]
@@ -166,7 +172,9 @@ impl Monitor {
             clients: Arc::default(),
             ending,
         };
+        let (newcomers, come) = mpsc::unbounded_channel();
         let work = Work {
+            come,
             listeners,
             clients: clients.into_iter().zip(receivers).collect(),
             shared,
@@ -176,9 +184,17 @@ impl Monitor {
         Ok(Self {
             thread: Some(thread),
             end,
+            newcomers,
             events,
             paths,
         })
+    }
+
+    /// Serves a client that has come by other ways than a listener. With `keys` it is a terminal that
+    /// sends keys as they are struck, and shows what it is sent.
+    pub fn add(&self, mode: MonitorMode, stream: UnixStream, keys: bool) {
+        // A monitor that has ended serves nobody.
+        let _ = self.newcomers.send((mode, stream, keys));
     }
 
     /// Lets clients have what is left for them, for at most `within`, and ends the monitors.
@@ -214,6 +230,7 @@ impl Monitor {
 
 /// What the monitor's thread does.
 struct Work {
+    come: mpsc::UnboundedReceiver<Newcomer>,
     listeners: Vec<Listening>,
     clients: Vec<(Parked, broadcast::Receiver<Arc<str>>)>,
     shared: Shared,
@@ -252,6 +269,7 @@ fn thread() -> io::Result<(JoinHandle<Option<Left>>, Sender<Work>)> {
 
 async fn serve_all(work: Work) -> Option<Left> {
     let Work {
+        mut come,
         listeners,
         clients,
         shared,
@@ -273,7 +291,13 @@ async fn serve_all(work: Work) -> Option<Left> {
         all.spawn(listen(listening, shared.clone()));
     }
     let mut ending = shared.ending.clone();
-    let end = over(&mut ending).await;
+    let end = loop {
+        tokio::select! {
+            biased;
+            end = over(&mut ending) => break end,
+            Some(newcomer) = come.recv() => welcome(newcomer, &shared, &mut all),
+        }
+    };
     let End::Keep(_) = end else {
         let by = match end {
             End::By(by) => by,
@@ -298,6 +322,18 @@ async fn serve_all(work: Work) -> Option<Left> {
     shared.events.hold();
     left.clients = clients.into_iter().filter_map(Client::park).collect();
     Some(left)
+}
+
+/// Serves a newcomer.
+fn welcome((mode, stream, keys): Newcomer, shared: &Shared, all: &mut JoinSet<Group>) {
+    match Stream::open(Plain::Unix(stream)) {
+        Ok(stream) => {
+            let client = Client::new(mode, stream, keys, shared);
+            let ending = shared.ending.clone();
+            all.spawn(async move { (None, client.run(ending).await.into_iter().collect()) });
+        }
+        Err(e) => tracing::error!("a monitor client cannot be served: {e}"),
+    }
 }
 
 /// What a task leaves when clients are kept.
@@ -351,7 +387,7 @@ async fn listen(listening: Listening, shared: Shared) -> Group {
                 continue;
             }
         };
-        clients.spawn(Client::new(option.mode, stream, &shared).run(shared.ending.clone()));
+        clients.spawn(Client::new(option.mode, stream, false, &shared).run(shared.ending.clone()));
     }
     while let Some(client) = clients.join_next().await {
         left.extend(client.ok().flatten());

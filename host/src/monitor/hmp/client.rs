@@ -69,11 +69,11 @@ enum Ended {
 }
 
 impl Client {
-    /// One that has just connected to a socket.
-    pub(in crate::monitor) fn new(stream: Stream, shared: &Shared) -> Self {
+    /// One that has just connected to a socket, maybe with a terminal behind it.
+    pub(in crate::monitor) fn new(stream: Stream, keys: bool, shared: &Shared) -> Self {
         Self {
             stream,
-            session: Session::new(false),
+            session: Session::new(keys),
             out: greeted(),
             running: None,
             control: Arc::clone(&shared.control),
