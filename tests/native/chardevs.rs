@@ -414,7 +414,7 @@ fn monitors_listen_on_character_devices() -> Result<()> {
     let mut terminal = Console::open(&machine.file("tty"))?;
     ensure!(terminal.line()?.starts_with("{\"QMP\":"));
     terminal.say("{'execute':'qmp_capabilities'}\r")?;
-    ensure!(terminal.line()? == "{\"return\": {}}");
+    ensure!(terminal.line()? == "{\"return\":{}}");
     execute_successor(&mut machine)?;
     terminal.say("{'execute':'query-status','id':'still there'}\r")?;
     hears(&mut terminal, "still there")?;

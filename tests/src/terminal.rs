@@ -92,14 +92,15 @@ impl Terminal {
         locked(&self.screen).text()
     }
 
-    /// Waits until what is shown ends with `text`.
+    /// Waits until what is shown ends with `text`, but for white space.
     ///
     /// # Errors
     /// When it does not come to that.
     pub fn wait_shown(&self, text: &str) -> Result<()> {
         let what = format!("{text:?} at the terminal");
         let waited = wait_for(&what, PATIENCE, || {
-            Ok(self.shown().ends_with(text.trim_end()).then_some(()))
+            let shown = self.shown();
+            Ok(shown.trim_end().ends_with(text.trim_end()).then_some(()))
         });
         waited.with_context(|| format!("It shows {:?}", self.shown()))
     }
