@@ -18,6 +18,9 @@ use crate::monitor::{
     about, hmp, query_fdsets, remove_fd,
 };
 use crate::query;
+use crate::runstate::RunState;
+use crate::state;
+use crate::successor;
 use crate::vm::Vm;
 
 /// A VM as the monitor sees it.
@@ -60,6 +63,22 @@ impl Control for VmControl {
             Command::DeviceAdd(option) => plugged(vm.device_add(&option)),
             Command::DeviceDel { id } => plugged(vm.device_del(&id)),
             Command::QueryPlugins => Ok(plugins(vm)),
+            Command::QueryProcess => value(successor::describe(&vm.options)),
+            Command::QueryVmstate => value(state::of_vm(vm)),
+            Command::StartSuccessor {
+                program,
+                arguments,
+                report,
+                log,
+            } => {
+                let wanted = successor::Start {
+                    program,
+                    arguments,
+                    report,
+                    log,
+                };
+                value(successor::start(vm, &wanted).map(|pid| json!({ "pid": pid })))
+            }
             Command::Getfd { fdname } => caller.name_fd(fdname),
             Command::Closefd { fdname } => caller.close_fd(&fdname),
             Command::AddFd { fdset_id, opaque } => caller.add_fd(fdset_id, opaque),
@@ -151,6 +170,15 @@ impl Control for VmControl {
             }
         }
     }
+
+    fn deserted(&self) {
+        if self.0.state().runstate == RunState::PostMigrate {
+            // As if the last client had said so. The main thread lives until it hears this.
+            let _ = self.0.requests.send(MachineEvent::Quit {
+                cause: "host-qmp-quit",
+            });
+        }
+    }
 }
 
 impl VmControl {
@@ -166,10 +194,21 @@ impl VmControl {
     }
 }
 
-/// Starts the monitors of the command line, and waits for the clients that are waited for.
+/// Starts the monitors of the command line that are not inherited, and waits for the clients that
+/// are waited for.
 pub fn start_monitors(vm: &Arc<Vm>) -> Result<(), MonitorError> {
     let control: Arc<dyn Control> = Arc::new(VmControl(Arc::clone(vm)));
-    let monitor = Monitor::start(&vm.options.monitors, control, vm.events.clone())?;
+    let options = &vm.options.monitors;
+    let own: Vec<_> = match &*vm.inherited_monitors() {
+        None => options.clone(),
+        // The guest's source has these; nobody is waited for, as the guest has started long ago.
+        Some(inherited) => options
+            .iter()
+            .filter(|option| !inherited.has(&option.address))
+            .cloned()
+            .collect(),
+    };
+    let monitor = Monitor::start(&own, control, vm.events.clone())?;
     vm.set_monitor(monitor);
     vm.serve_chardevs();
     Ok(())
@@ -208,6 +247,12 @@ fn plugged(result: Result<(), PlugError>) -> Result<Value, QmpError> {
 
 fn answer<T: serde::Serialize>(result: Result<T, String>) -> Result<Value, QmpError> {
     result.map(|value| json!(value)).map_err(QmpError::generic)
+}
+
+fn value<T: serde::Serialize>(result: Result<T, HostError>) -> Result<Value, QmpError> {
+    result
+        .and_then(|value| Ok(serde_json::to_value(value)?))
+        .map_err(|e| QmpError::generic(error_chain(&*e)))
 }
 
 fn done(result: Result<(), baton_migration::HostError>) -> Result<Value, QmpError> {

@@ -28,6 +28,9 @@ mod process;
 mod query;
 mod runstate;
 mod state;
+mod successor;
+mod systemd;
+mod update;
 mod vm;
 
 pub use process::run;

@@ -25,6 +25,9 @@ use crate::machine::events::MachineEvent;
 use crate::monitor::Events;
 use crate::plugin::Registry;
 use crate::state;
+use crate::successor;
+use crate::systemd::{self, Watchdog};
+use crate::update;
 use crate::vcpu;
 use crate::vm::{Deferred, Vm};
 
@@ -35,12 +38,14 @@ const FLUSH: Duration = Duration::from_secs(1);
 /// line.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let arguments: Vec<_> = arguments.into_iter().collect();
+    successor::note();
+    systemd::inherit();
     // Its findings are counted by the status, which leaves one number for not having looked.
     let failure = match &arguments[..] {
         [group, verb, ..] if group == "state" && verb == "check" => state::CANNOT_CHECK,
         _ => 1,
     };
-    let outcome = match exec::inherited() {
+    let outcome = match exec::inherited().and_then(|own| successor::connect().map(|()| own)) {
         Ok(None) => invoke(arguments),
         Ok(Some(inherited)) if inherited.purpose == Purpose::Rehearsal => {
             rehearse(arguments, &inherited)
@@ -50,7 +55,9 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     };
     terminal::restore();
     outcome.unwrap_or_else(|e| {
-        eprintln!("baton: {}", one_line(&*e));
+        let reason = one_line(&*e);
+        successor::failed(&reason);
+        eprintln!("baton: {reason}");
         ExitCode::from(failure)
     })
 }
@@ -119,6 +126,7 @@ fn invoke(arguments: impl IntoIterator<Item = OsString>) -> Result<ExitCode, Hos
         Invocation::DeviceHelp { device, plugins } => help::devices(device.as_deref(), &plugins)?,
         Invocation::PluginInfo(file) => help::plugin(&file)?,
         Invocation::Completions(shell) => cli::help::completions(shell),
+        Invocation::Update(options) => return update::run(&options),
         Invocation::MachineHelp => cli::help::machine(),
         Invocation::ObjectHelp => cli::help::object(),
         Invocation::Version => cli::help::version(),
@@ -136,6 +144,7 @@ fn run_guest(options: Options, succession: &mut Option<Succession>) -> Result<()
     // Of a guest that is here already, whoever signals means the guest.
     SERVING.store(succession.is_some(), Ordering::SeqCst);
     watch_signals(requests.clone())?;
+    successor::watch_for_end()?;
     ignore_file_size_signal();
     vcpu::install_handler().map_err(|e| format!("Cannot install a signal handler: {e}"))?;
     raise_descriptor_limit();
@@ -156,6 +165,7 @@ fn run_guest(options: Options, succession: &mut Option<Succession>) -> Result<()
         {
             tracing::error!("{}", error_chain(&e));
         }
+        systemd::ready(vm.state().runstate.status());
     } else if let Some(handover) = wait_for_source(&vm)? {
         let now = take_guest_later(&vm, handover)?;
         start_monitors(&vm)?;
@@ -167,6 +177,7 @@ fn run_guest(options: Options, succession: &mut Option<Succession>) -> Result<()
         vm.open_chardevs()?;
         start_monitors(&vm)?;
         SERVING.store(true, Ordering::SeqCst);
+        systemd::ready(vm.state().runstate.status());
         if let Some(main) = &incoming.main {
             handover::arrive(&vm, main, true)?;
         }
@@ -179,6 +190,7 @@ fn run_guest(options: Options, succession: &mut Option<Succession>) -> Result<()
         if state.autostart {
             vm.run(&mut state)?;
         }
+        systemd::ready(state.runstate.status());
     }
     let outcome = serve(&vm, &inbox);
     vm.chardevs.finish();
@@ -233,8 +245,9 @@ fn take_guest(
 
 /// Acts on what happens until the process is to end.
 fn serve(vm: &Vm, inbox: &Receiver<MachineEvent>) -> Result<(), HostError> {
+    let watchdog = Watchdog::new();
     loop {
-        match next_event(vm, inbox)? {
+        match next_event(vm, inbox, watchdog)? {
             MachineEvent::PowerOff => {
                 vm.shut_down(true, "guest-shutdown");
                 return Ok(());
@@ -271,17 +284,29 @@ fn serve(vm: &Vm, inbox: &Receiver<MachineEvent>) -> Result<(), HostError> {
 const LOOK_AGAIN: Duration = Duration::from_secs(10);
 
 /// Waits for something to happen, and wakes a suspended guest when its alarm goes off.
-fn next_event(vm: &Vm, inbox: &Receiver<MachineEvent>) -> Result<MachineEvent, HostError> {
+fn next_event(
+    vm: &Vm,
+    inbox: &Receiver<MachineEvent>,
+    watchdog: Watchdog,
+) -> Result<MachineEvent, HostError> {
     // The VM keeps a sender, so that this never ends by itself.
     let gone = "The machine is gone";
-    while let Some(left) = vm.until_alarm() {
-        match inbox.recv_timeout(left.min(LOOK_AGAIN)) {
+    loop {
+        let alarm = vm.until_alarm().map(|left| left.min(LOOK_AGAIN));
+        let Some(pause) = alarm.into_iter().chain(watchdog.pause()).min() else {
+            return inbox.recv().map_err(|_| gone.into());
+        };
+        match inbox.recv_timeout(pause) {
             Ok(event) => return Ok(event),
-            Err(RecvTimeoutError::Timeout) => vm.ring(),
+            Err(RecvTimeoutError::Timeout) => {
+                watchdog.alive();
+                if alarm.is_some() {
+                    vm.ring();
+                }
+            }
             Err(RecvTimeoutError::Disconnected) => return Err(gone.into()),
         }
     }
-    inbox.recv().map_err(|_| gone.into())
 }
 
 /// Whether somebody acts on what happens.

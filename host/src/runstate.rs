@@ -39,6 +39,21 @@ impl RunState {
         }
     }
 
+    /// The same as a sentence, for whoever looks after the process.
+    pub const fn status(self) -> &'static str {
+        match self {
+            Self::Prelaunch => "The guest has not been started",
+            Self::InMigrate => "Waits for a guest",
+            Self::Running => "The guest runs",
+            Self::Suspended => "The guest sleeps",
+            Self::Paused => "The guest is paused",
+            Self::FinishMigrate => "The guest is being moved",
+            Self::PostMigrate => "The guest has gone to another process",
+            Self::Shutdown => "The guest has switched itself off",
+            Self::InternalError => "The guest cannot go on",
+        }
+    }
+
     /// Whether the guest runs.
     pub const fn is_running(self) -> bool {
         matches!(self, Self::Running)

@@ -16,12 +16,14 @@ use baton_migration::{HostError, Mode};
 use crate::blockers;
 use crate::chardev::Chardevs;
 use crate::cli::{DeviceOption, Options};
+use crate::handover::InheritedMonitors;
 use crate::machine::events::MachineEvent;
 use crate::machine::{Machine, MachineDevice, Origin, WakeSource};
 use crate::memory;
 use crate::monitor::{Events, Monitor};
 use crate::plugin::Registry;
 use crate::runstate::RunState;
+use crate::systemd;
 
 /// A VM. Every method may be called from any thread.
 pub struct Vm {
@@ -44,6 +46,10 @@ pub struct Vm {
     state: Mutex<State>,
     /// The monitors, while they are served.
     monitor: Mutex<Option<Monitor>>,
+    /// The source's monitors, until the guest is here.
+    inherited: Mutex<Option<InheritedMonitors>>,
+    /// The process that was started to take the guest.
+    successor: Mutex<Option<u32>>,
 }
 
 /// What changes.
@@ -162,6 +168,8 @@ impl Vm {
                 migrating: false,
             }),
             monitor: Mutex::new(None),
+            inherited: Mutex::new(None),
+            successor: Mutex::new(None),
         }))
     }
 
@@ -189,6 +197,26 @@ impl Vm {
                 monitor.add(mode, stream, keys);
             }
         });
+    }
+
+    /// The process that was started last to take the guest, while it lives.
+    pub fn successor(&self) -> MutexGuard<'_, Option<u32>> {
+        self.successor
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The source's monitors that this process goes on with, from when they came until the guest does.
+    pub fn inherited_monitors(&self) -> MutexGuard<'_, Option<InheritedMonitors>> {
+        self.inherited
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Asks the monitors, if they are served.
+    pub fn with_monitor<T>(&self, f: impl FnOnce(&mut Monitor) -> T) -> Option<T> {
+        let mut monitor = self.monitor.lock().unwrap_or_else(PoisonError::into_inner);
+        monitor.as_mut().map(f)
     }
 
     /// These are the monitors from here on.
@@ -473,6 +501,10 @@ impl Vm {
             && let Err(e) = machine.stop(false)
         {
             tracing::error!("while shutting down: {e}");
+        }
+        // A process whose guest is elsewhere ends without the service.
+        if state.runstate != RunState::PostMigrate {
+            systemd::stopping();
         }
         state.runstate = RunState::Shutdown;
         let data = serde_json::json!({ "guest": guest, "reason": reason });

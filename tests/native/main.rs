@@ -19,14 +19,17 @@ mod hotplug;
 mod kept;
 mod kills;
 mod leaks;
+mod monitors;
 mod normal;
 mod pause;
 mod power;
 mod runstate;
 mod settings;
 mod suspend;
+mod systemd;
 mod texts;
 mod transfer;
+mod update;
 
 use anyhow::Result;
 use baton_testkit::check::examine;

@@ -26,6 +26,7 @@ pub mod setup;
 pub mod sockets;
 pub mod terminal;
 pub mod transfer;
+pub mod update;
 pub mod vmm;
 pub mod wait;
 pub mod watch;

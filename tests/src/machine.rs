@@ -143,6 +143,11 @@ impl Machine {
         line
     }
 
+    /// Where its monitor listens.
+    pub fn monitor_path(&self) -> PathBuf {
+        self.world.socket("qmp", self.number)
+    }
+
     /// Gives the monitor's connection up; the next use makes a new one.
     pub fn disconnect(&mut self) {
         self.qmp = None;

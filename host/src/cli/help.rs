@@ -22,7 +22,7 @@ pub fn usage() -> String {
     let mut text = format!(
         "{}Usage: baton -kernel FILE [options]\n       baton plugin info FILE\n       \
          baton state show FILE [--offset N] [--full]\n       \
-         baton state check OLD NEW [--json]\n       baton completions SHELL\n",
+         baton state check OLD NEW [--json]\n       baton completions SHELL\n       baton update [OPTION]...\n",
         version()
     );
     for (group, options) in GROUPS {

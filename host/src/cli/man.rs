@@ -8,6 +8,7 @@ use clap_mangen::roff::{Roff, bold, roman};
 use super::help::spellings;
 use super::subcommand;
 use super::table::GROUPS;
+use super::update;
 
 const PAGE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/man/baton.1");
 
@@ -48,6 +49,12 @@ fn page() -> std::io::Result<String> {
     for (command, help) in COMMANDS {
         entry(&mut roff, command, help);
     }
+    entry(&mut roff, update::USAGE, update::ABOUT);
+    roff.control("RS", []);
+    for (switch, help) in update::SWITCHES {
+        entry(&mut roff, switch, help);
+    }
+    roff.control("RE", []);
     roff.control("SH", ["EXIT STATUS"]);
     paragraphs(&mut roff, &[EXIT_STATUS]);
     roff.control("SH", ["EXAMPLE"]);
@@ -73,12 +80,13 @@ fn entry(roff: &mut Roff, term: &str, text: &str) {
     roff.text([roman(text)]);
 }
 
-const SYNOPSIS: [(&str, &str); 5] = [
+const SYNOPSIS: [(&str, &str); 6] = [
     ("baton", "-kernel FILE [OPTION]..."),
     ("baton plugin info", "FILE"),
     ("baton state show", "FILE [--offset N] [--full]"),
     ("baton state check", "OLD NEW [--json]"),
     ("baton completions", "bash|zsh|fish"),
+    ("baton update", "--qmp SOCKET [OPTION]..."),
 ];
 
 const DESCRIPTION: [&str; 2] = [

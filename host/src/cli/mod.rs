@@ -33,6 +33,7 @@ mod subcommand;
 mod table;
 #[cfg(test)]
 mod tests;
+mod update;
 
 use std::ffi::OsString;
 
@@ -74,6 +75,22 @@ pub fn option_parameters(option: &str) -> Vec<&'static str> {
 pub fn object_properties(name: &str) -> &'static [(&'static str, &'static str)] {
     let found = object::KINDS.iter().find(|(kind, _)| *kind == name);
     found.map_or(&[], |(_, properties)| *properties)
+}
+
+/// The options that `arguments` say, each by its own name with its value.
+pub fn split(arguments: &[String]) -> Result<Vec<(String, Option<String>)>, CliError> {
+    let words = arguments::read(arguments.iter().map(OsString::from))?;
+    let split = |word: said::Word| {
+        let takes = definition::option(word.option).is_some_and(|option| option.value.is_some());
+        (word.option.to_owned(), takes.then_some(word.value))
+    };
+    Ok(words.into_iter().map(split).collect())
+}
+
+/// The id in a value of `-device`, if it has one.
+pub fn device_id(value: &str) -> Option<String> {
+    let device = DeviceOption::parse(value).ok()?;
+    device.id.map(|id| id.to_string())
 }
 
 /// What the arguments, without the program's name, ask for.

@@ -12,7 +12,8 @@ use super::device::DeviceOption;
 use super::machine::Machine;
 use super::object::MemoryBackend;
 use crate::chardev::Chardev;
-use crate::monitor::MonitorOption;
+use crate::monitor::{MonitorAddress, MonitorOption};
+use crate::update::UpdateOptions;
 
 /// What to do.
 #[derive(Debug)]
@@ -57,6 +58,8 @@ pub enum Invocation {
     },
     /// `baton completions SHELL`.
     Completions(clap_complete::Shell),
+    /// `baton update`.
+    Update(Box<UpdateOptions>),
     /// `-machine help`.
     MachineHelp,
     /// `-object help`.
@@ -105,6 +108,15 @@ pub struct Options {
     pub paused: bool,
     /// `-no-reboot`: a guest's reset ends the process.
     pub no_reboot: bool,
+}
+
+impl Options {
+    /// Whether a guest or a monitor uses standard input and output.
+    pub fn uses_stdio(&self) -> bool {
+        let guest = |chardev: &Chardev| chardev.backend.is_stdio();
+        let monitor = |monitor: &MonitorOption| monitor.address == MonitorAddress::Stdio;
+        self.chardevs.iter().any(guest) || self.monitors.iter().any(monitor)
+    }
 }
 
 /// What the guest boots.

@@ -25,7 +25,7 @@ fn parse(text: &str) -> Result<MonitorAddress, String> {
     let unknown = || {
         format!(
             "Monitor at '{text}' is not supported; use unix:PATH,server=on,wait=off or \
-             tcp:HOST:PORT,server=on,wait=off or stdio"
+             tcp:HOST:PORT,server=on,wait=off or fd:NAME,server=on,wait=off or stdio"
         )
     };
     if text == "stdio" {
@@ -37,6 +37,11 @@ fn parse(text: &str) -> Result<MonitorAddress, String> {
         "unix" if place.is_empty() => return Err("The socket's path is missing".to_owned()),
         "unix" => MonitorAddress::Unix {
             path: place.into(),
+            wait: waits(options)?,
+        },
+        "fd" if place.is_empty() => return Err("The descriptor's name is missing".to_owned()),
+        "fd" => MonitorAddress::Inherited {
+            name: place,
             wait: waits(options)?,
         },
         "tcp" => {
@@ -106,6 +111,13 @@ mod tests {
             ("unix:/run/a.sock,server,nowait", unix("/run/a.sock", false)),
             ("unix:a:b,,c,server=on", unix("a:b,c", true)),
             (
+                "fd:qmp,server=on,wait=off",
+                MonitorAddress::Inherited {
+                    name: "qmp".into(),
+                    wait: false,
+                },
+            ),
+            (
                 "tcp:localhost:4444,server=on,wait=off",
                 MonitorAddress::Tcp {
                     host: "localhost".into(),
@@ -132,7 +144,7 @@ mod tests {
             (
                 "pty",
                 "Monitor at 'pty' is not supported; use unix:PATH,server=on,wait=off or \
-                 tcp:HOST:PORT,server=on,wait=off or stdio",
+                 tcp:HOST:PORT,server=on,wait=off or fd:NAME,server=on,wait=off or stdio",
             ),
             (
                 "unix:a",

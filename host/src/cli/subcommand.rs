@@ -10,6 +10,7 @@ use super::completions::SHELLS;
 use super::error::CliError;
 use super::number;
 use super::options::Invocation;
+use super::update;
 
 /// The subcommands as clap knows them.
 pub(super) fn command() -> Command {
@@ -42,16 +43,18 @@ pub(super) fn command() -> Command {
         .subcommand(group("plugin").subcommand(info))
         .subcommand(group("state").subcommands([show, check]))
         .subcommand(completions)
+        .subcommand(update::command())
 }
 
 /// The subcommands, and how they are written.
-const USAGES: [(&str, &str); 3] = [
+const USAGES: [(&str, &str); 4] = [
     ("plugin", "baton plugin info FILE"),
     (
         "state",
         "baton state show FILE [--offset N] [--full] or baton state check OLD NEW [--json]",
     ),
     ("completions", "baton completions bash, zsh or fish"),
+    (update::NAME, update::USAGE),
 ];
 
 /// The name of a subcommand and how it is written, if it is one.
@@ -77,6 +80,9 @@ fn read(matches: &ArgMatches) -> Result<Option<Invocation>, CliError> {
     let Some((group, matches)) = matches.subcommand() else {
         return Ok(None);
     };
+    if group == update::NAME {
+        return update::read(matches).map(Some);
+    }
     if let Some(name) = matches.try_get_one::<String>("shell").ok().flatten() {
         let found = SHELLS.into_iter().find(|(known, _)| known == name);
         return Ok(found.map(|(_, shell)| Invocation::Completions(shell)));

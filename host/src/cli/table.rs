@@ -212,8 +212,10 @@ const CHARACTER: &[Opt] = &[
     takes("parallel", "none", "There is no parallel port.").completes(Completion::Words(&["none"])),
     takes(
         "qmp",
-        "unix:PATH,server=on,wait=on|off | tcp:HOST:PORT,server=on,wait=on|off | stdio",
-        "A QMP monitor. With wait=on, the default, the guest starts when a client has connected.",
+        "unix:PATH|tcp:HOST:PORT|fd:NAME,server=on,wait=on|off | stdio",
+        "A QMP monitor. With wait=on, the default, the guest starts when a client has connected. \
+         fd:NAME is a listening socket that the service manager has opened under this name, or an \
+         inherited descriptor's number.",
     ),
     takes(
         "monitor",

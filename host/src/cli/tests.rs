@@ -338,7 +338,7 @@ fn every_refusal_is_one_line_that_names_the_option() {
         (
             &["-monitor", "vc"],
             "-monitor vc: Monitor at 'vc' is not supported; use unix:PATH,server=on,wait=off or \
-             tcp:HOST:PORT,server=on,wait=off or stdio",
+             tcp:HOST:PORT,server=on,wait=off or fd:NAME,server=on,wait=off or stdio",
         ),
         (
             &["-monitor", "stdio", "-qmp", "stdio"],

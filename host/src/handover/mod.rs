@@ -2,6 +2,7 @@
 
 mod checkpoint;
 mod exec;
+mod monitors;
 mod normal;
 mod passed;
 mod restore;
@@ -25,6 +26,7 @@ use crate::vm::{Deferred, State, Vm};
 
 pub use checkpoint::save;
 pub use exec::{Succession, rehearse};
+pub use monitors::InheritedMonitors;
 pub use passed::numbered;
 pub use restore::load_file;
 pub use target::{main_channel, receive, run};

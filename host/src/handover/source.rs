@@ -12,10 +12,12 @@ use baton_migration::stream::SectionWriter;
 use baton_migration::{HostError, MigrationEvent, Mode};
 use nix::errno::Errno;
 
+use super::monitors::OfferedMonitors;
 use crate::blockers::Objections;
 use crate::machine::events::MachineEvent;
 use crate::machine::{GlobalState, HostTime, Machine};
 use crate::runstate::RunState;
+use crate::systemd;
 use crate::vm::Vm;
 
 /// The VM as the source of a handover.
@@ -30,6 +32,8 @@ pub(super) struct Source {
     settled: bool,
     /// Where it is going to be kept, if it is.
     pub(super) kept_in: Option<String>,
+    /// What the target may listen on.
+    monitors: OfferedMonitors,
 }
 
 impl Source {
@@ -41,6 +45,22 @@ impl Source {
             lifted: Vec::new(),
             settled: false,
             kept_in: None,
+            monitors: OfferedMonitors::default(),
+        }
+    }
+
+    /// A service that moves to another process or program is the same service.
+    fn tell_manager(&self, event: MigrationEvent) {
+        match (self.mode, event) {
+            (Mode::CprTransfer | Mode::CprExec, MigrationEvent::Setup) => {
+                systemd::reloading("The guest is being moved");
+            }
+            (
+                Mode::CprTransfer | Mode::CprExec,
+                MigrationEvent::Failed | MigrationEvent::Cancelled,
+            ) => systemd::ready("The guest goes on, a live update has failed"),
+            (Mode::CprTransfer, MigrationEvent::Done) => systemd::succeeded(*self.vm.successor()),
+            _ => {}
         }
     }
 
@@ -72,6 +92,7 @@ impl SourceHost for Source {
     }
 
     fn notify(&mut self, event: MigrationEvent) -> Result<(), HostError> {
+        self.tell_manager(event);
         if event != MigrationEvent::Setup {
             // The end, which clients are told next: whatever they want then is not too early.
             self.vm.state().migration_over();
@@ -92,7 +113,11 @@ impl SourceHost for Source {
 
     fn fds(&mut self) -> Result<Vec<OutgoingFd>, HostError> {
         let mode = self.mode;
-        self.machine(|machine| machine.fds(mode))?
+        let mut all = self.machine(|machine| machine.fds(mode))??;
+        if mode == Mode::CprTransfer {
+            self.monitors = OfferedMonitors::offer(&self.vm, &mut all)?;
+        }
+        Ok(all)
     }
 
     fn preview(&mut self, out: &mut SectionWriter<'_>) -> Result<(), HostError> {
@@ -111,6 +136,7 @@ impl SourceHost for Source {
     }
 
     fn stop_and_quiesce(&mut self) -> Result<(), HostError> {
+        self.monitors.shut(&self.vm, true);
         let mut state = self.vm.state();
         self.before = state.runstate;
         if matches!(state.runstate, RunState::Shutdown | RunState::InternalError) {
@@ -160,6 +186,7 @@ impl SourceHost for Source {
 
     fn resume(&mut self, _proof: Reclaimed) {
         self.vm.chardevs.resume();
+        self.monitors.shut(&self.vm, false);
         let settled = std::mem::take(&mut self.settled);
         let mut state = self.vm.state();
         if settled
@@ -205,6 +232,7 @@ impl SourceHost for Source {
         if self.mode == Mode::CprTransfer {
             self.vm.chardevs.let_go();
         }
+        self.monitors.settle(&self.vm);
         // Unmapping much memory takes a while, and the guest, which runs elsewhere, goes first. A
         // thread that cannot be started lets go of the machine at once.
         let teardown = std::thread::Builder::new()

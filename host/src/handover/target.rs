@@ -13,11 +13,14 @@ use baton_migration::handover::{
 use baton_migration::stream::StateImage;
 use baton_migration::{HostError, Mode, error_chain};
 
+use super::monitors::InheritedMonitors;
 use super::resolve_fd;
 use crate::blockers::check_only_migratable;
 use crate::machine::events::MachineEvent;
 use crate::machine::{GlobalState, Machine};
 use crate::runstate::RunState;
+use crate::successor;
+use crate::systemd;
 use crate::vm::Vm;
 
 /// The VM as the target of a handover.
@@ -33,6 +36,7 @@ pub(super) struct Target {
 /// the source meanwhile.
 pub fn receive(vm: &Arc<Vm>, cpr: &SocketAddress) -> Result<TargetHandover, HostError> {
     let listener = Listener::bind(Endpoint::resolve(cpr, &resolve_fd)?)?;
+    successor::waiting();
     let options = TargetOptions {
         tracker: Arc::clone(&vm.tracker),
         timeouts: Timeouts::default(),
@@ -80,7 +84,14 @@ pub fn run(
         }
     };
     match outcome {
-        TargetOutcome::Running => {}
+        TargetOutcome::Running => {
+            let inherited = vm.inherited_monitors().take();
+            if let Some(monitors) = inherited {
+                monitors.serve(vm);
+            }
+            successor::running();
+            systemd::took_over(vm.state().runstate.status());
+        }
         TargetOutcome::Abandoned { reason } | TargetOutcome::Lost { reason } => {
             vm.state().migration_over();
             if exit_on_error {
@@ -124,6 +135,7 @@ impl TargetHost for Target {
         &mut self,
         source: &MachineFingerprint,
     ) -> Result<MachineFingerprint, HostError> {
+        successor::guest_comes();
         Machine::expected_fingerprint(&self.vm.options, source)
     }
 
@@ -131,6 +143,8 @@ impl TargetHost for Target {
         let vm = &self.vm;
         let source = &preview.header().fingerprint;
         let machine = vm.build_on(Mode::CprTransfer, fds, source)?;
+        let monitors = InheritedMonitors::take(fds, &vm.options.monitors)?;
+        *vm.inherited_monitors() = Some(monitors);
         machine.rehearse(preview.header())?;
         check_only_migratable(&vm.options, Some(&machine))?;
         machine.warm_up(preview)?;
@@ -172,6 +186,9 @@ impl TargetHost for Target {
             machine.start_devices();
         }
         vm.chardevs.serve();
+        if let Some(monitors) = &*vm.inherited_monitors() {
+            monitors.claim();
+        }
         state.machine = Some(machine);
         // Clients are told next that it has ended, and may want another.
         state.migration_over();
@@ -195,5 +212,6 @@ impl TargetHost for Target {
         self.machine = None;
         self.vm.state().machine = None;
         self.vm.chardevs.abandon();
+        *self.vm.inherited_monitors() = None;
     }
 }

@@ -1,5 +1,7 @@
 //! What a client may ask of the VM: a variant for each command of [`super::table`].
 
+use std::path::PathBuf;
+
 use baton_migration::Mode;
 use baton_migration::address::MigrationChannel;
 use baton_migration::settings::{Capability, ParameterChanges};
@@ -164,6 +166,14 @@ pub enum Command {
         data: String,
         #[serde(default)]
         format: DataFormat,
+    },
+    QueryProcess,
+    QueryVmstate,
+    StartSuccessor {
+        program: PathBuf,
+        arguments: Vec<String>,
+        report: PathBuf,
+        log: Option<PathBuf>,
     },
 }
 

@@ -22,7 +22,9 @@ use super::framing::{Framing, MESSAGE_MAX};
 use super::hmp;
 use super::json;
 use super::keep::Kept;
-use super::listener::{Listening, MonitorAddress, MonitorMode, MonitorOption, OwnPath, Socket};
+use super::listener::{
+    Listening, MonitorAddress, MonitorMode, MonitorOption, OwnPath, Socket, identity,
+};
 use super::outgoing::{Line, Outgoing};
 use super::served::Parked;
 use super::session::Session;
@@ -78,6 +80,12 @@ enum KeptListener {
         /// The device and inode of the socket, which is to be removed in the end.
         #[serde(default)]
         owned: Option<(u64, u64)>,
+        #[serde(default)]
+        mode: MonitorMode,
+    },
+    Inherited {
+        fd: usize,
+        name: String,
         #[serde(default)]
         mode: MonitorMode,
     },
@@ -196,6 +204,44 @@ impl Kept {
     pub fn from_parts(description: KeptDescription, fds: Vec<OwnedFd>) -> Result<Self, KeptError> {
         build(description, fds).map_err(KeptError)
     }
+
+    /// The listening sockets that another process has had until now. Their paths are this process's
+    /// once they are served.
+    pub fn from_sockets(sockets: Vec<(MonitorOption, OwnedFd)>) -> Result<Self, KeptError> {
+        let mut listeners = Vec::new();
+        let mut fds = Vec::new();
+        for (MonitorOption { address, mode }, socket) in sockets {
+            let fd = fds.len();
+            listeners.push(match address {
+                MonitorAddress::Stdio => continue,
+                MonitorAddress::Unix { path, .. } => KeptListener::Unix {
+                    fd,
+                    owned: identity(&path),
+                    path: ByteBuf::from(path.into_os_string().into_vec()),
+                    mode,
+                },
+                MonitorAddress::Inherited { name, .. } => {
+                    KeptListener::Inherited { fd, name, mode }
+                }
+                MonitorAddress::Tcp { host, port, .. } => KeptListener::Tcp {
+                    fd,
+                    host,
+                    port,
+                    mode,
+                },
+            });
+            fds.push(socket);
+        }
+        let description = KeptDescription {
+            listeners,
+            clients: Vec::new(),
+            people: Vec::new(),
+            sets: Vec::new(),
+            events: Vec::new(),
+            lost: 0,
+        };
+        Self::from_parts(description, fds)
+    }
 }
 
 fn describe_listener(
@@ -227,6 +273,7 @@ fn describe_listener(
             port,
             mode,
         }),
+        MonitorAddress::Inherited { name, .. } => Some(KeptListener::Inherited { fd, name, mode }),
     }
 }
 
@@ -369,6 +416,12 @@ fn build_listener(
             let own = owned.map(|identity| OwnPath::inherited(path.clone(), identity));
             let address = MonitorAddress::Unix { path, wait: false };
             (address, mode, Some(Socket::Unix(socket)), own)
+        }
+        KeptListener::Inherited { fd, name, mode } => {
+            let socket = Socket::from_fd(fds.take(fd)?);
+            let socket = socket.map_err(|e| format!("descriptor {fd} {e}"))?;
+            let address = MonitorAddress::Inherited { name, wait: false };
+            (address, mode, Some(socket), None)
         }
         KeptListener::Tcp {
             fd,

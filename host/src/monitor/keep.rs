@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use super::events::{Events, Held};
 use super::listener::{
     Listening, MonitorAddress, MonitorError, MonitorMode, MonitorOption, OwnPath, Socket, bind_tcp,
-    bind_unix,
+    bind_unix, inherited,
 };
 use super::served::Parked;
 use super::stream::Plain;
@@ -82,6 +82,7 @@ impl Kept {
                 self.paths.push(own);
                 Socket::Unix(listener)
             }
+            MonitorAddress::Inherited { name, .. } => inherited(name)?,
             MonitorAddress::Tcp { host, port, .. } => Socket::Tcp(bind_tcp(host, *port)?),
         };
         if wait {
@@ -107,6 +108,17 @@ impl Kept {
         self.clients.push(Parked::new(mode, stream));
     }
 
+    /// What listens elsewhere than on standard streams: each address with a duplicate of its socket.
+    pub(super) fn sockets(&self) -> io::Result<Vec<(MonitorAddress, OwnedFd)>> {
+        let sockets = self.listeners.iter().filter_map(|listening| {
+            let socket = listening.socket.as_ref()?;
+            Some((&listening.option.address, socket.as_fd()))
+        });
+        sockets
+            .map(|(address, fd)| Ok((address.clone(), fd.try_clone_to_owned()?)))
+            .collect()
+    }
+
     pub(super) fn listens_on(&self, address: &MonitorAddress) -> bool {
         self.listeners
             .iter()
@@ -124,7 +136,7 @@ impl Kept {
     }
 
     /// Adds what listens besides.
-    pub(super) fn merge(&mut self, other: Self) {
+    pub fn merge(&mut self, other: Self) {
         self.listeners.extend(other.listeners);
         self.clients.extend(other.clients);
         self.paths.extend(other.paths);

@@ -3,17 +3,22 @@
 use std::fmt;
 use std::io;
 use std::net::TcpListener;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
+use nix::sys::socket::{
+    AddressFamily, SockFlag, SockType, SockaddrLike, SockaddrStorage, UnixAddr, connect,
+    getsockname, getsockopt, socket, sockopt,
+};
 
 use serde::{Deserialize, Serialize};
 
 use super::stream::Plain;
+use crate::fd::adopt_listed;
+use crate::systemd;
 
 /// A monitor of the command line.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -57,6 +62,13 @@ pub enum MonitorAddress {
         /// Whether the guest waits for a first client.
         wait: bool,
     },
+    /// A listening socket that this process was started with.
+    Inherited {
+        /// The service manager's name for it, or the descriptor's number.
+        name: String,
+        /// Whether the guest waits for a first client.
+        wait: bool,
+    },
     /// A TCP socket.
     Tcp {
         /// The address or name to listen on; nothing is every address.
@@ -73,6 +85,7 @@ impl fmt::Display for MonitorAddress {
         match self {
             Self::Stdio => f.write_str("stdio"),
             Self::Unix { path, .. } => write!(f, "unix:{}", path.display()),
+            Self::Inherited { name, .. } => write!(f, "fd:{name}"),
             Self::Tcp { host, port, .. } => write!(f, "tcp:{host}:{port}"),
         }
     }
@@ -80,10 +93,11 @@ impl fmt::Display for MonitorAddress {
 
 impl MonitorAddress {
     /// Whether both are the same place; whether the guest waits is no matter.
-    pub(super) fn is_same_place(&self, other: &Self) -> bool {
+    pub fn is_same_place(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Stdio, Self::Stdio) => true,
             (Self::Unix { path: a, .. }, Self::Unix { path: b, .. }) => a == b,
+            (Self::Inherited { name: a, .. }, Self::Inherited { name: b, .. }) => a == b,
             (
                 Self::Tcp {
                     host: a, port: x, ..
@@ -100,7 +114,9 @@ impl MonitorAddress {
     pub(super) fn waits(&self) -> bool {
         match self {
             Self::Stdio => false,
-            Self::Unix { wait, .. } | Self::Tcp { wait, .. } => *wait,
+            Self::Unix { wait, .. } | Self::Inherited { wait, .. } | Self::Tcp { wait, .. } => {
+                *wait
+            }
         }
     }
 }
@@ -118,6 +134,27 @@ pub(super) enum Socket {
 }
 
 impl Socket {
+    /// A descriptor that listens.
+    pub(super) fn from_fd(fd: OwnedFd) -> Result<Self, String> {
+        let failed = |e| format!("is no socket: {e}");
+        let listens = getsockopt(&fd, sockopt::AcceptConn).map_err(failed)?;
+        let stream = getsockopt(&fd, sockopt::SockType).map_err(failed)? == SockType::Stream;
+        let name: SockaddrStorage = getsockname(fd.as_raw_fd()).map_err(failed)?;
+        match name.family() {
+            _ if !listens || !stream => Err("does not listen for streams".to_owned()),
+            Some(AddressFamily::Unix) => Ok(Self::Unix(fd.into())),
+            Some(AddressFamily::Inet | AddressFamily::Inet6) => Ok(Self::Tcp(fd.into())),
+            _ => Err("is neither a UNIX nor a TCP socket".to_owned()),
+        }
+    }
+
+    pub(super) fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Unix(listener) => listener.as_fd(),
+            Self::Tcp(listener) => listener.as_fd(),
+        }
+    }
+
     /// Waits for a client.
     pub(super) fn accept(&self) -> io::Result<Plain> {
         Ok(match self {
@@ -197,7 +234,7 @@ impl Drop for OwnPath {
 }
 
 /// Nothing if there is no socket.
-fn identity(path: &Path) -> Option<Identity> {
+pub(super) fn identity(path: &Path) -> Option<Identity> {
     path.symlink_metadata()
         .ok()
         .filter(|meta| meta.file_type().is_socket())
@@ -242,6 +279,15 @@ fn check_stale(path: &Path) -> Result<(), String> {
         }
         Err(e) => Err(format!("there is a socket that cannot be probed: {e}")),
     }
+}
+
+/// Takes the listening socket that the service manager calls `name`, or whose number that is.
+pub(super) fn inherited(name: &str) -> Result<Socket, String> {
+    let fd = match systemd::take(name) {
+        Some(fd) => fd,
+        None => adopt_listed(name).map_err(|e| e.to_string())?,
+    };
+    Socket::from_fd(fd)
 }
 
 /// Listens on a TCP port.

@@ -30,6 +30,8 @@ mod tests_description;
 #[cfg(test)]
 mod tests_fds;
 #[cfg(test)]
+mod tests_given;
+#[cfg(test)]
 mod tests_keep;
 #[cfg(test)]
 mod tests_people;

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::future::Future;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
@@ -13,7 +14,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{broadcast, mpsc, watch};
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet};
 
 use super::client::lose;
 use super::command::Command;
@@ -21,7 +22,9 @@ use super::error::QmpError;
 use super::events::Events;
 use super::fds::Caller;
 use super::keep::Kept;
-use super::listener::{Listening, MonitorError, MonitorMode, MonitorOption, OwnPath, Socket};
+use super::listener::{
+    Listening, MonitorAddress, MonitorError, MonitorMode, MonitorOption, OwnPath, Socket,
+};
 use super::served::{Client, Parked};
 use super::stream::{Plain, Stream};
 use crate::fdset::SETS;
@@ -34,6 +37,10 @@ pub trait Control: Send + Sync + 'static {
     /// Carries out a command of `caller`. May block, unless the command is one that may be said out
     /// of band: it is called on a thread of its own, one command of a client at a time.
     fn execute(&self, command: Command, caller: &Caller) -> Result<Value, QmpError>;
+
+    /// Every listening socket was given to another process, and the last client has left: nobody can
+    /// ask for anything any more.
+    fn deserted(&self) {}
 }
 
 /// All monitors of the process, on one thread.
@@ -41,8 +48,26 @@ pub struct Monitor {
     thread: Option<JoinHandle<Option<Left>>>,
     end: watch::Sender<End>,
     newcomers: mpsc::UnboundedSender<Newcomer>,
+    doors: watch::Sender<Doors>,
     events: Events,
     paths: Vec<OwnPath>,
+    /// Where clients connect: duplicates of what the thread listens on.
+    sockets: Vec<(MonitorAddress, OwnedFd)>,
+}
+
+/// Who takes clients that connect.
+#[derive(Debug, Clone, Default)]
+struct Doors {
+    /// Nobody for now: they wait.
+    shut: bool,
+    /// Another process does, on these.
+    given: Vec<MonitorAddress>,
+}
+
+impl Doors {
+    fn are_given(&self, address: &MonitorAddress) -> bool {
+        self.given.iter().any(|given| given.is_same_place(address))
+    }
 }
 
 /// A client that comes by other ways than a listener: its mode, its connection, and whether it is a
@@ -136,13 +161,23 @@ impl Monitor {
         events: Events,
     ) -> Result<Self, AttachError> {
         let (end, ending) = watch::channel(End::NotYet);
+        let (doors, at_doors) = watch::channel(Doors::default());
+        let failed = |what: &str, e: io::Error| MonitorError {
+            option: "The monitors".to_owned(),
+            reason: format!("{what}: {e}"),
+        };
+        let mut sockets = match kept.sockets() {
+            Ok(sockets) => sockets,
+            Err(e) => {
+                let error = failed("their sockets cannot be duplicated", e);
+                let kept = Box::new(kept);
+                return Err(AttachError { error, kept });
+            }
+        };
         let (thread, start) = match thread() {
             Ok(thread) => thread,
             Err(e) => {
-                let error = MonitorError {
-                    option: "The monitors".to_owned(),
-                    reason: format!("their thread cannot be started: {e}"),
-                };
+                let error = failed("their thread cannot be started", e);
                 let kept = Box::new(kept);
                 return Err(AttachError { error, kept });
             }
@@ -150,6 +185,7 @@ impl Monitor {
         // From here on nothing fails.
         kept.paths.iter_mut().for_each(OwnPath::serve);
         kept.retain(options);
+        sockets.retain(|(address, _)| kept.listens_on(address));
         kept.catch_up();
         let Kept {
             listeners,
@@ -171,6 +207,7 @@ impl Monitor {
             events: events.clone(),
             clients: Arc::default(),
             ending,
+            doors: at_doors,
         };
         let (newcomers, come) = mpsc::unbounded_channel();
         let work = Work {
@@ -185,8 +222,10 @@ impl Monitor {
             thread: Some(thread),
             end,
             newcomers,
+            doors,
             events,
             paths,
+            sockets,
         })
     }
 
@@ -195,6 +234,34 @@ impl Monitor {
     pub fn add(&self, mode: MonitorMode, stream: UnixStream, keys: bool) {
         // A monitor that has ended serves nobody.
         let _ = self.newcomers.send((mode, stream, keys));
+    }
+
+    /// Duplicates of the listening sockets, for another process.
+    pub fn sockets(&self) -> io::Result<Vec<(MonitorAddress, OwnedFd)>> {
+        let copy = |(address, fd): &(MonitorAddress, OwnedFd)| {
+            fd.try_clone().map(|fd| (address.clone(), fd))
+        };
+        self.sockets.iter().map(copy).collect()
+    }
+
+    /// Whether clients that connect have to wait.
+    pub fn shut(&self, shut: bool) {
+        self.doors.send_modify(|doors| doors.shut = shut);
+    }
+
+    /// Another process takes the clients that connect to `addresses`, and their paths are its own.
+    /// Those that have connected stay. [`Control::deserted`] is called once nothing is left.
+    pub fn give_up(&mut self, addresses: &[MonitorAddress]) {
+        let given = |address: &MonitorAddress| addresses.iter().any(|a| a.is_same_place(address));
+        for own in std::mem::take(&mut self.paths) {
+            match addresses.iter().any(|address| own.is_of(address)) {
+                true => drop(own.give_up()),
+                false => self.paths.push(own),
+            }
+        }
+        self.sockets.retain(|(address, _)| !given(address));
+        self.doors
+            .send_modify(|doors| doors.given.extend_from_slice(addresses));
     }
 
     /// Lets clients have what is left for them, for at most `within`, and ends the monitors.
@@ -244,6 +311,7 @@ pub(super) struct Shared {
     /// How many clients there are.
     pub(super) clients: Arc<AtomicUsize>,
     ending: watch::Receiver<End>,
+    doors: watch::Receiver<Doors>,
 }
 
 /// A thread that waits for its work, so that nothing is lost if it cannot be started.
@@ -291,11 +359,20 @@ async fn serve_all(work: Work) -> Option<Left> {
         all.spawn(listen(listening, shared.clone()));
     }
     let mut ending = shared.ending.clone();
+    let mut groups = Vec::new();
+    let mut all_left = false;
     let end = loop {
         tokio::select! {
             biased;
             end = over(&mut ending) => break end,
             Some(newcomer) = come.recv() => welcome(newcomer, &shared, &mut all),
+            // Listeners end before clients are told to only when they are given away.
+            () = all_ended(&mut all, &mut groups), if !all_left => {
+                all_left = true;
+                if !shared.doors.borrow().given.is_empty() {
+                    shared.control.deserted();
+                }
+            }
         }
     };
     let End::Keep(_) = end else {
@@ -309,7 +386,8 @@ async fn serve_all(work: Work) -> Option<Left> {
     };
     let mut left = Left::default();
     let mut clients = Vec::new();
-    while let Some(group) = all.join_next().await {
+    all_ended(&mut all, &mut groups).await;
+    for group in groups {
         match group {
             Ok((listening, of_it)) => {
                 left.listeners.extend(listening);
@@ -339,6 +417,13 @@ fn welcome((mode, stream, keys): Newcomer, shared: &Shared, all: &mut JoinSet<Gr
 /// What a task leaves when clients are kept.
 type Group = (Option<Listening>, Vec<Client>);
 
+/// Waits for all tasks, and collects what they leave.
+async fn all_ended(all: &mut JoinSet<Group>, groups: &mut Vec<Result<Group, JoinError>>) {
+    while let Some(group) = all.join_next().await {
+        groups.push(group);
+    }
+}
+
 /// Waits until clients are not served any more, and says how that is.
 async fn over(ending: &mut watch::Receiver<End>) -> End {
     match ending.wait_for(|end| !matches!(end, End::NotYet)).await {
@@ -366,7 +451,7 @@ pub(super) async fn detached(ending: &mut watch::Receiver<End>) -> Instant {
 
 async fn listen(listening: Listening, shared: Shared) -> Group {
     let Listening { option, socket } = listening;
-    let open = match socket.map(Open::new).transpose() {
+    let mut open = match socket.map(Open::new).transpose() {
         Ok(open) => open,
         Err(e) => {
             tracing::error!("{option}: takes no clients: {e}");
@@ -376,11 +461,23 @@ async fn listen(listening: Listening, shared: Shared) -> Group {
     let mut clients = JoinSet::new();
     let mut left = Vec::new();
     let mut ending = shared.ending.clone();
+    let mut doors = shared.doors.clone();
     loop {
+        let (shut, given) = {
+            let doors = doors.borrow_and_update();
+            (doors.shut, doors.are_given(&option.address))
+        };
+        if given {
+            open = None;
+            if clients.is_empty() {
+                return (None, left);
+            }
+        }
         let stream = tokio::select! {
             biased;
             _ = over(&mut ending) => break,
-            stream = next(open.as_ref()) => stream,
+            Ok(()) = doors.changed() => continue,
+            stream = next(open.as_ref()), if !shut => stream,
             Some(client) = clients.join_next() => {
                 // One that is kept may have heard of it before this task did.
                 left.extend(client.ok().flatten());

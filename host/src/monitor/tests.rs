@@ -100,7 +100,11 @@ pub(super) struct Peer {
 impl Peer {
     /// One that has its greeting.
     pub(super) fn connect(path: &std::path::Path) -> Self {
-        let stream = UnixStream::connect(path).unwrap();
+        Self::over(UnixStream::connect(path).unwrap())
+    }
+
+    /// The same over a connection that is there.
+    pub(super) fn over(stream: UnixStream) -> Self {
         stream.set_read_timeout(Some(DEADLINE)).unwrap();
         let mut peer = Self {
             reader: BufReader::new(stream.try_clone().unwrap()),

@@ -94,7 +94,7 @@ fn dynamic_names(path: &Path) -> Option<Vec<u8>> {
 
 /// What the linker wrote into `path` to tell builds apart, in hexadecimal: the first note of type
 /// NT_GNU_BUILD_ID in a segment of notes.
-pub(super) fn build_id(path: &Path) -> Option<String> {
+pub fn build_id(path: &Path) -> Option<String> {
     let file = File::open(path).ok()?;
     let notes = segments(&file)?;
     let mut notes = notes.iter().filter(|segment| word(*segment, 0) == PT_NOTE);

@@ -7,7 +7,8 @@ mod registry;
 mod services;
 
 pub use device::{DeviceError, PluggedDevice};
+pub use elf::build_id;
 pub use loader::{LoadError, Plugin};
-pub use registry::{Registry, RegistryError};
+pub use registry::{PATH_VARIABLE, Registry, RegistryError};
 pub(crate) use services::given;
 pub use services::{Bridge, DeviceBridge, Failures};

@@ -34,12 +34,19 @@ pub(crate) struct Report {
 /// What there is to say of a section, a device or the machine.
 #[derive(Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
-struct Line {
+pub(crate) struct Line {
     /// Which: a section's name is the device's and its own, with a slash between.
-    name: String,
+    pub(crate) name: String,
     verdict: Verdict,
     /// One sentence for people.
-    message: String,
+    pub(crate) message: String,
+}
+
+impl Line {
+    /// Whether NEW can load it.
+    pub(crate) fn is_ok(&self) -> bool {
+        self.verdict == Verdict::Ok
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -74,7 +81,7 @@ pub(crate) fn check(old: &Path, new: &Path, json: bool) -> Result<Report, HostEr
         .into());
     };
     let lines = compare(&old_build.writes(), &new_build.loads());
-    let findings = lines.iter().filter(|l| l.verdict != Verdict::Ok).count();
+    let findings = lines.iter().filter(|l| !l.is_ok()).count();
     let text = if json {
         serde_json::to_string_pretty(&serde_json::json!({
             "findings": findings,
@@ -92,11 +99,7 @@ pub(crate) fn check(old: &Path, new: &Path, json: bool) -> Result<Report, HostEr
 fn text(lines: &[Line], findings: usize) -> String {
     let mut text = String::new();
     for line in lines {
-        let mark = if line.verdict == Verdict::Ok {
-            "ok "
-        } else {
-            "BAD"
-        };
+        let mark = if line.is_ok() { "ok " } else { "BAD" };
         let _ = writeln!(text, "{mark} {}: {}", line.name, line.message);
     }
     let _ = match findings {
@@ -195,6 +198,8 @@ fn of_state(file: &StateFile) -> Description {
     let sections = devices.remove(MACHINE).unwrap_or_default();
     Description {
         producer: header.producer.clone(),
+        build_id: None,
+        plugins: Vec::new(),
         machine: MachineDescription {
             kind: header.fingerprint.machine_type.clone(),
             sections,
@@ -210,7 +215,8 @@ fn of_state(file: &StateFile) -> Description {
     }
 }
 
-fn compare(old: &Description, new: &Description) -> Vec<Line> {
+/// What NEW can make of what OLD writes.
+pub(crate) fn compare(old: &Description, new: &Description) -> Vec<Line> {
     let mut lines = Lines(Vec::new());
     if old.machine.kind != new.machine.kind {
         lines.add(

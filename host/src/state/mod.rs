@@ -6,8 +6,8 @@ mod description;
 mod show;
 mod value;
 
-pub(crate) use check::{CANNOT_CHECK, check};
-pub(crate) use description::dump;
+pub(crate) use check::{CANNOT_CHECK, Line, check, compare};
+pub(crate) use description::{Description, PluginDescription, dump, of_vm};
 pub(crate) use show::show;
 
 use std::fs::File;

@@ -42,6 +42,8 @@ pub(crate) enum Job {
     Kexec,
     /// Let a guest suspend itself to RAM, migrate it asleep, wake it, and judge the same way.
     Suspend,
+    /// Boot a guest and let `baton update` replace its VMM, by builds that fail too.
+    Update,
     /// Run this shell script as `/lab/run`; its exit status is the result.
     Script(PathBuf),
     /// Give the terminal a shell in L1.
@@ -56,14 +58,18 @@ impl Job {
             Self::Modes => Some(format!("modes {vmm}")),
             Self::Kexec => Some(format!("kexec {vmm}")),
             Self::Suspend => Some(format!("suspend {vmm}")),
+            Self::Update => Some(format!("update {vmm}")),
             Self::Script(_) | Self::Shell => None,
         }
     }
 
-    /// Whether the job needs what QEMU has not, or not yet: modes, or a way back from S3 for a guest that
-    /// no firmware has booted.
+    /// Whether the job needs what QEMU has not, or not yet: modes, a way back from S3 for a guest
+    /// that no firmware has booted, or `baton update`.
     fn only_baton(&self) -> bool {
-        matches!(self, Self::Modes | Self::Kexec | Self::Suspend)
+        matches!(
+            self,
+            Self::Modes | Self::Kexec | Self::Suspend | Self::Update
+        )
     }
 }
 

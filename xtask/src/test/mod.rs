@@ -90,6 +90,7 @@ fn run_lab(filter: Option<&str>, without: bool, tally: &mut Tally) {
         ("lab: modes", Job::Modes),
         ("lab: kexec", Job::Kexec),
         ("lab: suspend", Job::Suspend),
+        ("lab: update", Job::Update),
     ];
     for (name, job) in jobs {
         if filter.is_none_or(|filter| name.contains(filter)) {

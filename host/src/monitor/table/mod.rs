@@ -35,6 +35,7 @@ mod monitor;
 mod pci;
 mod qom;
 mod query;
+mod update;
 
 use serde_json::{Map, Value};
 
@@ -164,6 +165,7 @@ static TABLES: &[(&str, &[Spec])] = &[
     ("Devices that come and go", device::COMMANDS),
     ("Character devices", chardev::COMMANDS),
     ("Migration", migration::COMMANDS),
+    ("Live updates", update::COMMANDS),
 ];
 
 /// All commands.

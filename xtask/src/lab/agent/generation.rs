@@ -2,13 +2,15 @@
 
 use super::super::inside;
 use anyhow::{Context, Result, bail};
+use baton_testkit::process::{self, Running};
 use baton_testkit::qmp::Qmp;
 use baton_testkit::sockets;
 use baton_testkit::wait::wait_for;
+use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use std::fs::{self, File};
 use std::path::PathBuf;
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Command, ExitStatus, Stdio};
 use std::time::Duration;
 
 const START: Duration = Duration::from_secs(60);
@@ -27,7 +29,7 @@ pub(crate) enum Origin<'a> {
 /// Killed when dropped: nothing outlives the job.
 pub(crate) struct Generation {
     number: u32,
-    child: Child,
+    process: Running,
     qmp: Option<Qmp>,
 }
 
@@ -49,15 +51,11 @@ impl Generation {
                 command.args(["-incoming", address]);
             }
         }
-        let child = command
-            .stdin(Stdio::null())
-            .stdout(log)
-            .stderr(errors)
-            .spawn()
-            .with_context(|| format!("Cannot start the VMM {}", inside::VMM))?;
+        command.stdin(Stdio::null()).stdout(log).stderr(errors);
+        let child = process::spawn(&mut command)?;
         let mut generation = Self {
             number,
-            child,
+            process: Running::new(child),
             qmp: None,
         };
         if origin == Origin::Transfer {
@@ -82,8 +80,26 @@ impl Generation {
 
     /// The program this process runs.
     pub(crate) fn program(&self) -> Result<PathBuf> {
-        fs::read_link(format!("/proc/{}/exe", self.child.id()))
+        fs::read_link(format!("/proc/{}/exe", self.process.pid()))
             .with_context(|| format!("Cannot see what {} runs", self.name()))
+    }
+
+    /// The path of the monitor's socket.
+    pub(crate) fn monitor(&self) -> String {
+        socket("qmp", self.number)
+    }
+
+    /// Stands for the process that has taken the guest and the monitor, if that is another.
+    pub(crate) fn go_on_as(&mut self, pid: u32) -> Result<()> {
+        self.qmp = None;
+        if pid != self.process.pid() {
+            let status = self.ended(START)?;
+            if !status.success() {
+                bail!("{} ended with {status}", self.name());
+            }
+            self.process.succeeded_by(pid);
+        }
+        Ok(())
     }
 
     /// Runs a monitor command, connecting first when that has not been done.
@@ -109,19 +125,12 @@ impl Generation {
     /// Waits for the process to end by itself.
     pub(crate) fn ended(&mut self, limit: Duration) -> Result<ExitStatus> {
         let what = format!("VMM {} to end", self.number);
-        let child = &mut self.child;
-        wait_for(&what, limit, || {
-            child.try_wait().context("Cannot ask for the VMM's end")
-        })
+        wait_for(&what, limit, || self.process.ended())
     }
 
     /// An error when the process has ended.
     pub(crate) fn alive(&mut self) -> Result<()> {
-        let ended = self
-            .child
-            .try_wait()
-            .context("Cannot ask for the VMM's end")?;
-        match ended {
+        match self.process.ended()? {
             Some(status) => bail!("{} ended too early ({status})", self.name()),
             None => Ok(()),
         }
@@ -148,8 +157,10 @@ impl Generation {
 impl Drop for Generation {
     fn drop(&mut self) {
         // It has usually ended by now, and there is nobody left to tell.
-        self.child.kill().ok();
-        self.child.wait().ok();
+        if let Ok(None) = self.process.ended() {
+            self.process.signal(Signal::SIGKILL).ok();
+            self.ended(START).ok();
+        }
     }
 }
 

@@ -11,6 +11,7 @@ mod next_kernel;
 mod serial;
 mod suspend;
 mod transfer;
+mod update;
 
 use anyhow::{Context, Result, bail};
 use std::process::ExitCode;
@@ -28,8 +29,9 @@ pub(crate) fn main(args: &[String]) -> Result<ExitCode> {
         ["modes", vmm] => modes::run(vmm.parse()?),
         ["kexec", vmm] => kexec::run(vmm.parse()?),
         ["suspend", vmm] => suspend::run(vmm.parse()?),
+        ["update", _] => update::run(),
         _ => bail!(
-            "lab-agent takes `transfer VMM COUNT`, `modes VMM`, `kexec VMM` or `suspend VMM`, and is started by the lab inside its outer machine"
+            "lab-agent takes `transfer VMM COUNT`, or `modes`, `kexec`, `suspend` or `update` with a VMM, and is started by the lab inside its outer machine"
         ),
     };
     match result {
