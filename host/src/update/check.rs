@@ -59,7 +59,7 @@ fn look(options: &UpdateOptions, mut session: Session) -> Result<Findings, HostE
     let devices = session.devices()?;
     let origin = &session.origin;
     let described = program::find(options, origin, &devices)
-        .and_then(|program| describe(options, &session, program));
+        .and_then(|program| describe(options, &session, &program));
     let (new, lines) = match described {
         Ok((build, description)) => (Ok(build), state::compare(&running, &description)),
         Err(e) => (Err(error_chain(&*e)), Vec::new()),
@@ -81,7 +81,7 @@ fn look(options: &UpdateOptions, mut session: Session) -> Result<Findings, HostE
 fn describe(
     options: &UpdateOptions,
     session: &Session,
-    program: Program,
+    program: &Program,
 ) -> Result<(Build, Description), HostError> {
     let version = program.version(options.timeout)?;
     let mut description = program.describe(&session.origin, options.timeout)?;
