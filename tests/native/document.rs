@@ -266,6 +266,9 @@ fn cpr_transfer_example_2_incoming_defer() -> Result<()> {
     let (_old, mut outgoing) = example.outgoing()?;
     let mut incoming = example.incoming("defer")?;
 
+    let port_device = json!({"execute": "device_add", "arguments": {"driver": "pcie-root-port"}});
+    send(&mut outgoing, &port_device)?;
+
     let mode = json!({"execute":"migrate-set-parameters","arguments":{"mode":"cpr-transfer"}});
     send(&mut outgoing, &mode)?;
     ensure!(incoming.shown().is_empty(), "{}", incoming.shown());
@@ -275,6 +278,7 @@ fn cpr_transfer_example_2_incoming_defer() -> Result<()> {
         "
         (qemu) info status
         VM status: paused (inmigrate)
+        (qemu) device_add pcie-root-port
         (qemu) migrate_incoming tcp:0:{port}
         # running
         (qemu) info status

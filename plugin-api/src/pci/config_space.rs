@@ -1,4 +1,4 @@
-//! A type 0 config space: PCI 3.0 section 6.1 and 6.2, PCI Express 4.0 section 7.5.
+//! A type 0 or type 1 config space: PCI 3.0 section 6.1 and 6.2, PCI Express 4.0 section 7.5.
 
 use serde::{Deserialize, Serialize};
 
@@ -9,7 +9,14 @@ const SIZE: usize = 4096;
 const COMMAND: usize = 0x04;
 const STATUS: usize = 0x06;
 const STATUS_CAPABILITIES: u8 = 0x10;
+const HEADER_TYPE: usize = 0x0e;
 const BAR0: usize = 0x10;
+/// Of a bridge.
+const BRIDGE_CONTROL: usize = 0x3e;
+/// Parity and SERR forwarding, and the secondary bus's reset.
+const BRIDGE_CONTROL_WRITABLE: u16 = 0x0043;
+/// The type of a root port in the PCI Express capability.
+pub const PORT_ROOT: u8 = 4;
 const CAPABILITY_POINTER: usize = 0x34;
 const INTERRUPT_LINE: usize = 0x3c;
 const FIRST_CAPABILITY: usize = 0x40;
@@ -97,10 +104,47 @@ impl ConfigSpace {
         this
     }
 
+    /// A bridge with no BAR and no capability, behind which is a bus of its own: a type 1 header. A
+    /// bridge has no subsystem in its header.
+    pub fn bridge(id: Identity) -> Self {
+        let mut this = Self::new(id);
+        this.put(0x2c, &[0; 4]);
+        this.put(HEADER_TYPE, &[1]);
+        // Bus numbers, and the windows for ports, memory and prefetchable memory of 64 bits.
+        this.writable[0x18..0x1b].fill(0xff);
+        this.writable[0x1c..0x1e].fill(0xf0);
+        for at in [0x20, 0x22, 0x24, 0x26] {
+            this.writable[at..at + 2].copy_from_slice(&0xfff0u16.to_le_bytes());
+        }
+        this.put(0x24, &[1, 0, 1, 0]);
+        this.writable[0x28..0x30].fill(0xff);
+        this.writable[BRIDGE_CONTROL..BRIDGE_CONTROL + 2]
+            .copy_from_slice(&BRIDGE_CONTROL_WRITABLE.to_le_bytes());
+        this
+    }
+
+    /// Adds the PCI Express capability (version 2) of a port of this type and number, without a slot;
+    /// its link is up.
+    pub fn add_express(&mut self, port_type: u8, number: u8) -> Result<usize> {
+        let mut body = [0; 0x3a];
+        body[0] = 2 | port_type << 4;
+        // Device Capabilities: role-based error reporting. Control: reporting and payload size.
+        body[2..6].copy_from_slice(&0x8000u32.to_le_bytes());
+        // Link Capabilities and Status: 2.5 GT/s, one lane.
+        body[0x0a..0x0e].copy_from_slice(&(0x11 | u32::from(number) << 24).to_le_bytes());
+        body[0x10..0x12].copy_from_slice(&0x11u16.to_le_bytes());
+        let mut writable = [0; 0x1c];
+        writable[6..8].copy_from_slice(&0x70ffu16.to_le_bytes());
+        // Root Control.
+        writable[0x1a] = 0x0f;
+        self.add_capability(0x10, &body, &writable)
+    }
+
     /// Adds a BAR of `size` bytes, a power of two of at least 16. An error if it does not fit.
     pub fn add_bar(&mut self, bar: usize, kind: BarKind, size: u64) -> Result<()> {
         let slots = if kind == BarKind::Memory64 { 2 } else { 1 };
-        let free = bar + slots <= 6 && self.bars[bar..bar + slots].iter().all(Option::is_none);
+        let most = if self.bytes[HEADER_TYPE] == 1 { 2 } else { 6 };
+        let free = bar + slots <= most && self.bars[bar..bar + slots].iter().all(Option::is_none);
         if !free || !size.is_power_of_two() || size < 16 || (slots == 1 && size > 1 << 31) {
             return Err(Error::invalid(format!(
                 "BAR {bar} of {size:#x} bytes does not fit"

@@ -4,6 +4,6 @@ mod config_space;
 mod function;
 mod msix;
 
-pub use config_space::{BarKind, ConfigSpace, ConfigSpaceState, ConfigWrite, Identity};
+pub use config_space::{BarKind, ConfigSpace, ConfigSpaceState, ConfigWrite, Identity, PORT_ROOT};
 pub use function::{Function, FunctionState, MsixPlace};
 pub use msix::{Msix, MsixState, VectorChange};

@@ -6,6 +6,9 @@ use crate::machine::layout;
 const COMMAND: u64 = 0x04;
 const DECODE_PORTS_AND_MEMORY: u16 = 0x3;
 const BAR0: u64 = 0x10;
+const HEADER_TYPE: u64 = 0x0e;
+/// A bridge has two, and other registers behind them.
+const BRIDGE_BARS: u64 = 2;
 const BARS: u64 = 6;
 
 /// Where BARs may go.
@@ -54,7 +57,14 @@ pub fn assign(bus: &PciBus, mut windows: PciWindows) -> Result<(), WindowFull> {
     for (at, function) in bus.functions() {
         let mut bar = 0;
         let mut any = false;
-        while bar < BARS {
+        let mut header = [0];
+        function.config_read(HEADER_TYPE, &mut header);
+        let bars = if header[0] & 0x7f == 1 {
+            BRIDGE_BARS
+        } else {
+            BARS
+        };
+        while bar < bars {
             let register = BAR0 + bar * 4;
             let flags = read32(&*function, register);
             let wide = flags & 0x7 == 0x4;
@@ -150,6 +160,23 @@ mod tests {
             Some(u64::from(layout::PORT_WINDOW_START))
         );
         assert_eq!(config.bar_address(2), Some(1 << 32));
+    }
+
+    #[test]
+    fn the_registers_of_a_bridge_are_not_taken_for_bars() {
+        let bus = PciBus::default();
+        let mut config = ConfigSpace::bridge(Identity::default());
+        config.add_bar(0, BarKind::Memory32, 0x1000).unwrap();
+        let function = Arc::new(Plain(Mutex::new(config)));
+        let at = PciAddress {
+            slot: 1,
+            function: 0,
+        };
+        bus.insert(at, Arc::clone(&function) as _);
+        assign(&bus, PciWindows::new(1 << 32)).unwrap();
+        assert_eq!(read32(&*function, 0x10) & !0xf, layout::MMIO32_START as u32);
+        assert_eq!(read32(&*function, 0x18), 0);
+        assert_eq!(read32(&*function, 0x20), 0);
     }
 
     #[test]
