@@ -61,6 +61,7 @@ impl Control for VmControl {
             Command::QueryKvm => Ok(json!({ "enabled": true, "present": true })),
             Command::QueryDevices => Ok(devices(vm)),
             Command::DeviceAdd(option) => plugged(vm.device_add(&option)),
+            Command::PluginReplace { file } => done(vm.plugin_replace(file.as_ref())),
             Command::DeviceDel { id } => plugged(vm.device_del(&id)),
             Command::QueryPlugins => Ok(plugins(vm)),
             Command::QueryProcess => value(successor::describe(&vm.options)),
@@ -103,15 +104,15 @@ impl Control for VmControl {
                 implements,
                 r#abstract,
             } => Ok(query::types(
-                &vm.registry,
+                &vm.registry(),
                 implements.as_deref(),
                 r#abstract == Some(true),
             )),
             Command::QomListProperties { typename } => {
-                query::type_properties(&vm.registry, &typename)
+                query::type_properties(&vm.registry(), &typename)
             }
             Command::DeviceListProperties { typename } => {
-                query::device_properties(&vm.registry, &typename)
+                query::device_properties(&vm.registry(), &typename)
             }
             Command::QueryMigrationthreads => Ok(query::migration_threads()),
             Command::QueryYank => Ok(query_yank(vm)),
@@ -347,5 +348,5 @@ fn plugins(vm: &Vm) -> Value {
         }
         row
     };
-    vm.registry.plugins().iter().map(row).collect()
+    vm.registry().plugins().map(row).collect()
 }

@@ -1,6 +1,8 @@
 //! Devices that an operator plugs into and unplugs from a VM, whatever it is doing.
 
-use baton_migration::{HostError, error_chain};
+use std::sync::Arc;
+
+use baton_migration::{HostError, Mode, error_chain};
 use baton_plugin_api::{BusClass, DeviceType};
 use serde_json::json;
 
@@ -10,7 +12,7 @@ use crate::machine::pci::PciAddress;
 use crate::machine::{Arrival, Machine, MachineDevice, plan};
 use crate::plugin::RegistryError;
 use crate::runstate::RunState;
-use crate::vm::{State, Vm};
+use crate::vm::{Deferred, State, Vm};
 
 /// Why a device does not come or go; the texts are QEMU's.
 #[derive(Debug, thiserror::Error)]
@@ -48,7 +50,8 @@ impl Vm {
             return Err("device_add not allowed while migrating".to_owned().into());
         }
         self.remove_ejected_from(&mut state);
-        let (plugin, device_type) = self.registry.device(&option.driver).map_err(|e| match e {
+        let registry = self.registry();
+        let (plugin, device_type) = registry.device(&option.driver).map_err(|e| match e {
             RegistryError::Unknown { name, nearest } => format!(
                 "'{name}' is not a valid device model name{}",
                 nearest.map_or_else(String::new, |name| format!("; did you mean '{name}'?"))
@@ -60,6 +63,13 @@ impl Vm {
         }
         self.check_id(&state, option)?;
         check_place(&state, device_type, option)?;
+        // The guest is in another process, and so is what the device has open.
+        let waits = state.runstate == RunState::InMigrate;
+        let handed_over = match &state.deferred {
+            Some(Deferred::Transfer(handover)) => Some(Arc::clone(handover.fds())),
+            _ => None,
+        };
+        let restored = waits.then_some((Mode::CprTransfer, handed_over));
         let Some(machine) = &mut state.machine else {
             return self.announce(&mut state, option);
         };
@@ -77,7 +87,7 @@ impl Vm {
             device_type,
             config,
             option,
-            restored: None,
+            restored,
         };
         let device = machine.plug(arrival)?;
         let (id, at) = (device.id().to_owned(), device.at());
@@ -107,7 +117,7 @@ impl Vm {
             return Err("There is no machine in this process".to_owned().into());
         }
         state.devices.push(option.clone());
-        let planned = plan(&self.options, &state.devices, &self.registry).map(drop);
+        let planned = plan(&self.options, &state.devices, &self.registry()).map(drop);
         if planned.is_err() {
             state.devices.pop();
         }

@@ -26,6 +26,7 @@ mod hotplug;
 mod log;
 mod process;
 mod query;
+mod replace;
 mod runstate;
 mod state;
 mod successor;

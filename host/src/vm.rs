@@ -1,5 +1,7 @@
 //! The VM: the machine with its runstate, and everything that may be asked of it.
 
+use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -18,10 +20,10 @@ use crate::chardev::Chardevs;
 use crate::cli::{DeviceOption, Options};
 use crate::handover::InheritedMonitors;
 use crate::machine::events::MachineEvent;
-use crate::machine::{Machine, MachineDevice, Origin, WakeSource};
+use crate::machine::{Inventory, Machine, MachineDevice, Origin, WakeSource};
 use crate::memory;
 use crate::monitor::{Events, Monitor};
-use crate::plugin::Registry;
+use crate::plugin::{Plugin, Registry};
 use crate::runstate::RunState;
 use crate::systemd;
 
@@ -30,7 +32,9 @@ pub struct Vm {
     /// What the command line asked for.
     pub options: Options,
     /// The plugins.
-    pub registry: Registry,
+    registry: Mutex<Arc<Registry>>,
+    /// Where each plugin was loaded from at the start, by its name.
+    places: BTreeMap<String, PathBuf>,
     /// Where QMP events go.
     pub events: Events,
     /// The migration's status.
@@ -66,6 +70,8 @@ pub struct State {
     pub deferred: Option<Deferred>,
     /// When the guest's clock wakes it; it counts in runstate `suspended` alone.
     alarm: Option<SystemTime>,
+    /// The devices of the guest that is to come, as far as its source has told.
+    pub expected: Option<Inventory>,
     /// Whether the guest has asked for a reset that waits for the end of a migration.
     pub reset_later: bool,
     /// Whether the machine is to boot before it runs for the first time.
@@ -138,6 +144,8 @@ impl Vm {
             None => (RunState::Prelaunch, !options.paused),
         };
         let devices = options.devices.clone();
+        let place = |plugin: &Plugin| (plugin.descriptor.name.clone(), plugin.path.clone());
+        let places = registry.plugins().map(place).collect();
         let chardevs = Arc::new(Chardevs::new()?);
         let keys = requests.clone();
         chardevs.on_exit(move || {
@@ -147,7 +155,8 @@ impl Vm {
         });
         Ok(Arc::new(Self {
             options,
-            registry,
+            registry: Mutex::new(Arc::new(registry)),
+            places,
             chardevs,
             events,
             tracker: Arc::new(tracker),
@@ -161,6 +170,7 @@ impl Vm {
                 settings,
                 deferred: None,
                 alarm: None,
+                expected: None,
                 reset_later: false,
                 unbooted: false,
                 kept_in: None,
@@ -171,6 +181,23 @@ impl Vm {
             inherited: Mutex::new(None),
             successor: Mutex::new(None),
         }))
+    }
+
+    /// The plugins as they are now.
+    pub fn registry(&self) -> Arc<Registry> {
+        let registry = self.registry.lock();
+        Arc::clone(&registry.unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// These are the plugins from here on.
+    pub fn set_registry(&self, registry: Registry) {
+        let mut now = self.registry.lock().unwrap_or_else(PoisonError::into_inner);
+        *now = Arc::new(registry);
+    }
+
+    /// Where the plugin of this name was loaded from at the start.
+    pub fn first_place(&self, plugin: &str) -> Option<PathBuf> {
+        self.places.get(plugin).cloned()
     }
 
     /// The VM's state. It is held while the guest is stopped or let run, and never while waiting
@@ -256,9 +283,9 @@ impl Vm {
     /// Builds a machine, which is nobody's yet, on character devices that are open.
     pub fn build(&self, origin: Origin<'_>) -> Result<Machine, HostError> {
         let devices = self.state().devices.clone();
-        let (options, registry) = (&self.options, &self.registry);
+        let (options, registry) = (&self.options, self.registry());
         let (chardevs, requests) = (&self.chardevs, &self.requests);
-        Machine::build(options, &devices, registry, origin, chardevs, requests)
+        Machine::build(options, &devices, &registry, origin, chardevs, requests)
     }
 
     /// Builds the machine on what another process hands over.

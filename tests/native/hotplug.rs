@@ -23,10 +23,8 @@ pub(crate) fn hotplug_setup() -> Result<Setup> {
 
 /// With a second image, which nothing is connected to.
 pub(crate) fn with_spare(setup: Setup) -> Result<Machine> {
-    let mut machine = setup.extra(["-drive", SPARE, "-S"]).start()?;
+    let machine = setup.extra(["-drive", SPARE]).boot()?;
     File::create(machine.file("spare.img"))?.set_len(4 << 20)?;
-    machine.cont()?;
-    machine.wait_up()?;
     Ok(machine)
 }
 

@@ -17,7 +17,7 @@ use super::monitors::InheritedMonitors;
 use super::resolve_fd;
 use crate::blockers::check_only_migratable;
 use crate::machine::events::MachineEvent;
-use crate::machine::{GlobalState, Machine};
+use crate::machine::{GlobalState, Inventory, Machine};
 use crate::runstate::RunState;
 use crate::successor;
 use crate::systemd;
@@ -75,10 +75,16 @@ pub fn run(
         machine,
         ran: false,
     };
+    let expected = vm.state().expected.take();
+    let checked = match (&host.machine, &expected) {
+        (Some(machine), Some(theirs)) => machine.check_inventory(theirs),
+        _ => Ok(()),
+    };
+    let main = checked.and(main.map_err(HostError::from));
     let outcome = match main {
         Ok(main) => handover.run(main, &mut host),
         Err(e) => {
-            let reason = error_chain(&e);
+            let reason = error_chain(&*e);
             handover.abandon(&reason, &mut host);
             TargetOutcome::Abandoned { reason }
         }
@@ -145,6 +151,19 @@ impl TargetHost for Target {
         let machine = vm.build_on(Mode::CprTransfer, fds, source)?;
         let monitors = InheritedMonitors::take(fds, &vm.options.monitors)?;
         *vm.inherited_monitors() = Some(monitors);
+        let mut preview = preview;
+        if let Some(theirs) = Inventory::take(&mut preview)? {
+            // After -incoming defer devices may still come.
+            if vm
+                .options
+                .incoming
+                .as_ref()
+                .is_some_and(|i| i.main.is_some())
+            {
+                machine.check_inventory(&theirs)?;
+            }
+            vm.state().expected = Some(theirs);
+        }
         machine.rehearse(preview.header())?;
         check_only_migratable(&vm.options, Some(&machine))?;
         machine.warm_up(preview)?;

@@ -11,7 +11,8 @@ use baton_migration::handover::OutgoingFd;
 use baton_migration::stream::{SectionWriter, StateImage, section_name};
 use baton_migration::{HostError, MigrationEvent, Mode};
 use baton_plugin_api::bus::{AcpiDevice, Region};
-use baton_plugin_api::{Blocker, BusClass, Config, DeviceType, Result, Section};
+use baton_plugin_api::protocol::DeviceInfo;
+use baton_plugin_api::{Blocker, BusClass, Config, DeviceType, Error, Result, Section};
 
 use super::pci::{PciAddress, PciBus, PluggedPci};
 use super::platform::PlatformDevice;
@@ -40,6 +41,26 @@ enum Kind {
     Platform(Arc<PlatformDevice>),
     Virtio(Arc<VirtioPci>),
     Pci(Arc<PluggedPci>),
+}
+
+/// A device of a plugin, realized for a place in the machine.
+pub struct Instance {
+    device: PluggedDevice,
+    info: DeviceInfo,
+    device_type: DeviceType,
+    sections: Vec<Section>,
+}
+
+impl Instance {
+    /// A migration went on.
+    pub fn notify(&mut self, event: MigrationEvent) -> Result<()> {
+        self.device.notify(event)
+    }
+
+    /// It is not needed any more.
+    pub fn end(&mut self) {
+        self.device.end();
+    }
 }
 
 /// What a device is created with.
@@ -238,6 +259,65 @@ impl MachineDevice {
             Kind::Platform(_) => {}
             Kind::Virtio(device) => device.unplug(),
             Kind::Pci(device) => device.unplug(),
+        }
+    }
+
+    /// Makes another instance for this place, of a plugin that offers the same type: it gets duplicates
+    /// of this one's descriptors, and is not in its place yet.
+    pub fn instance(
+        &self,
+        plugin: &Plugin,
+        device_type: &DeviceType,
+        config: &Config,
+        chardevs: &Arc<Chardevs>,
+        failures: &Failures,
+    ) -> std::result::Result<Instance, HostError> {
+        let preserved = Arc::new(FdTable::new());
+        for OutgoingFd { key, fd } in self.fds(Mode::CprTransfer)? {
+            preserved.insert(key, fd)?;
+        }
+        let table = Some(Arc::clone(&preserved));
+        let bridge = Bridge::new(&self.id, table, Arc::clone(chardevs), failures.clone());
+        let mut device = PluggedDevice::create(plugin, device_type, config, Arc::clone(&bridge))?;
+        bridge.install(match &self.kind {
+            Kind::Platform(place) => place.bridge(),
+            Kind::Virtio(place) => place.bridge(),
+            Kind::Pci(place) => place.bridge(),
+        });
+        let info = device.realize()?;
+        let fits = match (&self.kind, &info) {
+            (Kind::Platform(place), DeviceInfo::Platform(info)) => place.info() == info,
+            (Kind::Virtio(place), DeviceInfo::Virtio(info)) => place.fits(info),
+            (Kind::Pci(place), DeviceInfo::Pci(info)) => place.fits(info),
+            _ => return Err(device.not_of_its_class().into()),
+        };
+        if !fits {
+            let text = "The new plugin's device has other registers, queues or features than the guest \
+                        uses; the guest must be started anew with it";
+            return Err(Error::state(text).in_device(&self.id).into());
+        }
+        preserved.all_claimed()?;
+        Ok(Instance {
+            device,
+            info,
+            device_type: device_type.clone(),
+            sections: Self::sections(device_type),
+        })
+    }
+
+    /// Puts an instance of [`Self::instance`], or one that was here before, in its place; gives the one
+    /// that was there. Both are quiesced.
+    pub fn put(&mut self, new: Instance) -> Instance {
+        let (device, info) = match &self.kind {
+            Kind::Platform(place) => (place.put(new.device), new.info),
+            Kind::Virtio(place) => place.put(new.device, new.info),
+            Kind::Pci(place) => (place.put(new.device), new.info),
+        };
+        Instance {
+            device,
+            info,
+            device_type: std::mem::replace(&mut self.device_type, new.device_type),
+            sections: std::mem::replace(&mut self.sections, new.sections),
         }
     }
 

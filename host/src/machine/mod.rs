@@ -16,11 +16,13 @@ mod dirty;
 mod disk_files;
 mod host_time;
 mod interrupts;
+mod inventory;
 mod kvm;
 mod plan;
 mod platform;
 mod plugging;
 mod power;
+mod replacing;
 mod sci;
 mod sections;
 mod virtio;
@@ -66,6 +68,7 @@ use waking::WakingVector;
 
 pub use devices::MachineDevice;
 pub use host_time::HostTime;
+pub use inventory::Inventory;
 pub use plan::{Planned, plan};
 pub use plugging::Arrival;
 pub use power::WakeSource;
@@ -95,6 +98,8 @@ pub struct Machine {
     tables: acpi::Tables,
     power_on: PowerOn,
     fingerprint: MachineFingerprint,
+    /// Whether devices have come or gone since it was built.
+    changed: bool,
     /// States of the vCPUs as they stopped, when that was asked for.
     stopped: Vec<Payload>,
 }
@@ -233,6 +238,7 @@ impl Machine {
             power_on,
             fingerprint,
             around,
+            changed: false,
             stopped: Vec::new(),
         })
     }

@@ -24,7 +24,7 @@ pub struct PlatformDevice {
     ram: Arc<Ram>,
     running: Mutex<bool>,
     /// Its bridge, which lives as long as the device.
-    _lines: Arc<Lines>,
+    lines: Arc<Lines>,
 }
 
 /// The device's interrupt lines. A device may ask for one before the host knows which line of the
@@ -166,7 +166,7 @@ impl PlatformDevice {
             info,
             ram: Arc::clone(ram),
             running: Mutex::new(false),
-            _lines: lines,
+            lines,
         });
         for (index, region) in this.info.regions.iter().enumerate() {
             let decoder = Arc::new(Decoder {
@@ -183,6 +183,16 @@ impl PlatformDevice {
     /// What the device described itself as.
     pub fn info(&self) -> &PlatformInfo {
         &self.info
+    }
+
+    /// The services of its place, for another instance.
+    pub fn bridge(&self) -> Arc<dyn DeviceBridge> {
+        Arc::clone(&self.lines) as _
+    }
+
+    /// Puts another instance in its place; gives the one that was there.
+    pub fn put(&self, new: PluggedDevice) -> PluggedDevice {
+        std::mem::replace(&mut *self.lock(), new)
     }
 
     /// The guest runs from now on.

@@ -48,6 +48,7 @@ impl Machine {
             unnamed: &mut BTreeMap::new(),
         };
         let device = MachineDevice::create(creation, &mut slots)?;
+        self.changed = true;
         Ok(self.devices.push_mut(device))
     }
 
@@ -64,6 +65,7 @@ impl Machine {
     pub fn unplug(&mut self, leaves: impl Fn(&MachineDevice) -> bool) -> Vec<MachineDevice> {
         let leaves = |device: &mut MachineDevice| device.at().is_some() && leaves(device);
         let gone: Vec<_> = self.devices.extract_if(.., leaves).collect();
+        self.changed |= !gone.is_empty();
         for device in &gone {
             if let Some(at) = device.at() {
                 self.pci.remove(at);

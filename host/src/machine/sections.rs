@@ -4,7 +4,7 @@ use std::cmp::Reverse;
 
 use baton_migration::HostError;
 use baton_migration::stream::{
-    Expected, Header, SectionData, SectionWriter, StateImage, StreamError, section_name,
+    Expected, Header, SectionData, SectionWriter, StateImage, section_name,
 };
 use baton_plugin_api::Section;
 use serde::de::DeserializeOwned;
@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::controllers::{self, ClockState, ControllersState};
 use super::pci::ConfigPortsState;
 use super::power::{Power, PowerState, SleepState};
-use super::{HostTime, Machine, MachineDevice, host_time, hotplug};
+use super::{HostTime, Inventory, Machine, MachineDevice, host_time, hotplug, inventory};
 use crate::vcpu::{self, Payload, Vcpu, VcpuState};
 
 /// The path of the machine's own sections.
@@ -40,7 +40,9 @@ pub fn sections() -> Vec<Section> {
 }
 
 fn global_section() -> Section {
-    Section::new("globalstate", 1, 1).subsection(host_time::SUBSECTION, 1, 1)
+    Section::new("globalstate", 1, 1)
+        .subsection(host_time::SUBSECTION, 1, 1)
+        .subsection(inventory::SUBSECTION, 1, 1)
 }
 
 /// A subsection of [`Power::section`].
@@ -56,6 +58,7 @@ fn ports_section() -> Section {
 impl Machine {
     /// Writes what a target can prepare itself with while the guest still runs here.
     pub fn preview(&self, out: &mut SectionWriter<'_>) -> Result<(), HostError> {
+        self.save_inventory(out)?;
         self.devices
             .iter()
             .try_for_each(|device| device.save_own(out))
@@ -89,6 +92,9 @@ impl Machine {
     /// Writes the state of the stopped machine.
     pub fn save(&self, global: &GlobalState, out: &mut SectionWriter<'_>) -> Result<(), HostError> {
         put(out, &global_section(), 0, global)?;
+        if self.changed {
+            self.save_inventory(out)?;
+        }
         if self.stopped.len() == self.vcpus.len() {
             save_all(&self.stopped, out)?;
         } else {
@@ -151,6 +157,9 @@ impl Machine {
     /// Takes every section out of `state`, once all of it is known to be there and to fit. The
     /// vCPUs load in parallel with the devices, and the devices' sections by their priorities.
     pub fn load(&self, state: &mut StateImage) -> Result<GlobalState, HostError> {
+        if let Some(theirs) = Inventory::take(state)? {
+            self.check_inventory(&theirs)?;
+        }
         self.check(state)?;
         let global = get(state, &global_section(), 0)?;
         let states = (0..self.vcpus.len())
@@ -210,12 +219,13 @@ impl Machine {
                 payload: Vec::new(),
             })?;
         }
-        Ok(self.check(&image)?)
+        self.check(&image)
     }
 
     /// Refuses a state that is not of this machine before any of it is loaded.
-    fn check(&self, state: &StateImage) -> Result<(), StreamError> {
-        state.check(&self.expected(&sections()))
+    fn check(&self, state: &StateImage) -> Result<(), HostError> {
+        self.check_devices_of(state)?;
+        Ok(state.check(&self.expected(&sections()))?)
     }
 
     /// What a state must have, of which `own` are the machine's own sections.

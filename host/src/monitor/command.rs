@@ -48,6 +48,9 @@ pub enum Command {
     DeviceDel {
         id: String,
     },
+    PluginReplace {
+        file: String,
+    },
     Stop,
     Cont,
     Quit,

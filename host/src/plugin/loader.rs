@@ -2,6 +2,8 @@
 // Reading the magic block of a file that is only now being found out about needs `unsafe`.
 #![allow(unsafe_code)]
 
+use std::fs::File;
+use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 
 use baton_plugin_api::PluginDescriptor;
@@ -39,8 +41,29 @@ impl Plugin {
     /// Loads `path`. All of its code up to here runs in this process: a plugin is trusted code,
     /// and what is refused here is what is unfit, not what is hostile.
     pub fn load(path: &Path) -> Result<Self, LoadError> {
-        let refused = |reason: String| LoadError {
+        Self::load_as(path, path)
+    }
+
+    /// Loads `path` even if a library has been loaded from there before, which is what the dynamic
+    /// linker would give back instead of a new file of the same name. The descriptor that is the
+    /// file's other name stays open for as long as the library is there, for good, so that no other
+    /// file gets that name.
+    pub fn load_anew(path: &Path) -> Result<Self, LoadError> {
+        let shown = path.canonicalize().unwrap_or_else(|_| path.to_owned());
+        let file = File::open(path).map_err(|e| LoadError {
             path: path.to_owned(),
+            reason: format!("cannot be opened: {e}"),
+        })?;
+        let name = format!("/proc/self/fd/{}", file.as_raw_fd());
+        let loaded = Self::load_as(name.as_ref(), &shown)?;
+        std::mem::forget(file);
+        Ok(loaded)
+    }
+
+    /// Loads `path`, which is called `shown`.
+    fn load_as(path: &Path, shown: &Path) -> Result<Self, LoadError> {
+        let refused = |reason: String| LoadError {
+            path: shown.to_owned(),
             reason,
         };
         elf::check(path).map_err(&refused)?;
@@ -48,7 +71,7 @@ impl Plugin {
         check_version(&magic).map_err(&refused)?;
         let root = root_module(path).map_err(|mismatch| {
             // Hundreds of lines, which would bury the one below.
-            tracing::debug!(file = %path.display(), "{}", mismatch.full);
+            tracing::debug!(file = %shown.display(), "{}", mismatch.full);
             refused(format!(
                 "its functions are not those of this Baton, although both are ABI {ABI_MAJOR}; build \
                  it with the released API crate ({mismatch})"
@@ -63,7 +86,7 @@ impl Plugin {
             ));
         }
         Ok(Self {
-            path: path.to_owned(),
+            path: shown.to_owned(),
             build_id: elf::build_id(path),
             magic,
             descriptor,

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use baton_plugin_api::magic::MAGIC_SYMBOL;
 use baton_plugin_api::{DeviceType, PluginDescriptor};
@@ -62,9 +63,9 @@ pub const PATH_VARIABLE: &str = "BATON_PLUGIN_PATH";
 const INSTALLED: &str = "../lib/baton/plugins";
 
 /// Loaded plugins by device type.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub struct Registry {
-    plugins: Vec<Plugin>,
+    plugins: Vec<Arc<Plugin>>,
     devices: BTreeMap<String, (usize, usize)>,
 }
 
@@ -142,7 +143,7 @@ impl Registry {
             self.devices.insert(device.name.clone(), (at, n));
         }
         tracing::debug!(file = %path.display(), "loaded a plugin");
-        self.plugins.push(plugin);
+        self.plugins.push(Arc::new(plugin));
         Ok(())
     }
 
@@ -154,14 +155,45 @@ impl Registry {
     }
 
     /// Every plugin, in the order loaded.
-    pub fn plugins(&self) -> &[Plugin] {
-        &self.plugins
+    pub fn plugins(&self) -> impl Iterator<Item = &Plugin> {
+        self.plugins.iter().map(|plugin| &**plugin)
+    }
+
+    /// The plugin of this name.
+    pub fn named(&self, name: &str) -> Option<&Plugin> {
+        self.plugins().find(|plugin| plugin.descriptor.name == name)
+    }
+
+    /// The same with `plugin` in place of the one that has its name. It may offer more devices, but
+    /// none that another plugin offers.
+    pub fn with(&self, plugin: Plugin) -> Result<Self, RegistryError> {
+        let same = |other: &Arc<Plugin>| other.descriptor.name == plugin.descriptor.name;
+        let at = self.plugins.iter().position(same);
+        let at = at.unwrap_or(self.plugins.len());
+        let mut next = self.clone();
+        next.devices.retain(|_, (of, _)| *of != at);
+        if let Some((device, first)) = next.offered(&plugin.descriptor) {
+            return Err(RegistryError::Twice {
+                device,
+                first,
+                second: plugin.path,
+            });
+        }
+        for (n, device) in plugin.descriptor.devices.iter().enumerate() {
+            next.devices.insert(device.name.clone(), (at, n));
+        }
+        let plugin = Arc::new(plugin);
+        match next.plugins.get_mut(at) {
+            Some(place) => *place = plugin,
+            None => next.plugins.push(plugin),
+        }
+        Ok(next)
     }
 
     /// Every device type with its plugin, by name.
     pub fn devices(&self) -> impl Iterator<Item = (&Plugin, &DeviceType)> {
         self.devices.values().map(|&(plugin, device)| {
-            let plugin = &self.plugins[plugin];
+            let plugin = &*self.plugins[plugin];
             (plugin, &plugin.descriptor.devices[device])
         })
     }

@@ -148,7 +148,7 @@ pub(crate) fn of_vm(vm: &Vm) -> Result<Description, HostError> {
         .ok_or("There is no machine in this process")?;
     let devices = machine.devices().iter();
     let devices = devices.map(|d| device(Some(d.id().to_owned()), d.device_type()));
-    Ok(of_build(&vm.options, &vm.registry, devices.collect()))
+    Ok(of_build(&vm.options, &vm.registry(), devices.collect()))
 }
 
 fn device(id: Option<String>, device_type: &DeviceType) -> DeviceDescription {
@@ -167,7 +167,7 @@ fn of_build(
     Description {
         producer: concat!("baton ", env!("CARGO_PKG_VERSION")).to_owned(),
         build_id: plugin::build_id(Path::new("/proc/self/exe")),
-        plugins: registry.plugins().iter().map(Into::into).collect(),
+        plugins: registry.plugins().map(Into::into).collect(),
         machine: MachineDescription {
             kind: options.machine.kind.as_str().to_owned(),
             sections: described(&machine::sections()),

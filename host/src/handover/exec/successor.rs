@@ -42,13 +42,14 @@ pub fn rehearse(options: &Options, inherited: &Inherited) -> Result<(), HostErro
         &chardevs,
         &events,
     )?;
-    fds.all_claimed()?;
-    check_only_migratable(options, Some(&machine))?;
     let header = Header {
         producer: String::new(),
         fingerprint: handoff.fingerprint.clone(),
     };
-    machine.would_load(&handoff.outline, &header)
+    // First, since its errors name devices.
+    machine.would_load(&handoff.outline, &header)?;
+    fds.all_claimed()?;
+    check_only_migratable(options, Some(&machine))
 }
 
 /// What `-incoming` says must be where the guest comes from; nothing need be said.

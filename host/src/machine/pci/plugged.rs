@@ -147,6 +147,21 @@ impl PluggedPci {
         Ok(this)
     }
 
+    /// The services of its place, for another instance.
+    pub fn bridge(&self) -> Arc<dyn DeviceBridge> {
+        Arc::clone(&self.wires) as _
+    }
+
+    /// Whether an instance that describes itself so can take this place.
+    pub fn fits(&self, info: &PciInfo) -> bool {
+        self.wires.lock().info == *info
+    }
+
+    /// Puts another instance in its place; gives the one that was there.
+    pub fn put(&self, new: PluggedDevice) -> PluggedDevice {
+        std::mem::replace(&mut *self.lock(), new)
+    }
+
     /// The guest runs from now on.
     pub fn start(&self) -> Result<()> {
         let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);

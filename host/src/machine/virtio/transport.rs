@@ -243,6 +243,39 @@ impl VirtioPci {
         }
     }
 
+    /// The services of its place, for another instance.
+    pub fn bridge(&self) -> Arc<dyn DeviceBridge> {
+        Arc::clone(&self.signals) as _
+    }
+
+    /// Whether an instance that describes itself so can take this place: what the driver sees of it
+    /// is the same, but for features that the driver does not use.
+    pub fn fits(&self, info: &VirtioInfo) -> bool {
+        let inner = self.lock();
+        let used = inner.registers.driver_features & !VIRTIO_F_VERSION_1;
+        check(info).is_ok()
+            && used & !info.features == 0
+            && *info
+                == VirtioInfo {
+                    features: info.features,
+                    ..inner.info.clone()
+                }
+    }
+
+    /// Puts another instance in its place; gives the one that was there, as it described itself.
+    pub fn put(&self, new: PluggedDevice, info: DeviceInfo) -> (PluggedDevice, DeviceInfo) {
+        let mut inner = self.lock();
+        let mut was = info;
+        // Only a sound device is replaced; that the other one may have failed is not the driver's matter.
+        self.signals.broken.store(false, Ordering::SeqCst);
+        // What fits is of this kind.
+        if let DeviceInfo::Virtio(info) = &mut was {
+            inner.features = info.features | VIRTIO_F_VERSION_1;
+            std::mem::swap(&mut inner.info, info);
+        }
+        (std::mem::replace(&mut inner.device, new), was)
+    }
+
     /// The device goes, while the guest may run: nothing of it is left on any bus, and its plugin's
     /// device has ended.
     pub fn unplug(&self) {

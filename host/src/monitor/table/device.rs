@@ -20,4 +20,9 @@ pub(super) static COMMANDS: &[Spec] = &[
         "Asks the guest to let go of a device, which goes once it has",
     )
     .takes(&[Member::required("id", Str, "the device's id")]),
+    Spec::new(
+        "plugin-replace",
+        "Replaces the plugin of the same name under its devices; Baton's own command",
+    )
+    .takes(&[Member::required("file", Str, "the other build of it")]),
 ];

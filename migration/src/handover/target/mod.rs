@@ -141,6 +141,11 @@ impl TargetHandover {
         self.finish(host)
     }
 
+    /// The descriptors that came, for a device that comes before the handover goes on.
+    pub fn fds(&self) -> &Arc<FdTable> {
+        &self.fds
+    }
+
     /// Readable when [`Self::gave_up`] has an answer: to watch while `migrate-incoming` is waited
     /// for.
     pub fn watch_fd(&self) -> Option<BorrowedFd<'_>> {
