@@ -366,8 +366,14 @@ fn a_handover_that_fails_leaves_everything_connected() {
             if how > 1 {
                 next.load().unwrap();
             }
-            // Neither has it.
+            // Neither process moves it, however long the other takes.
             std::thread::sleep(Duration::from_millis(20));
+            for stream in [&mut guest, &mut client] {
+                stream.set_nonblocking(true).unwrap();
+                let moved = stream.read(&mut [0]);
+                assert_eq!(moved.unwrap_err().kind(), ErrorKind::WouldBlock);
+                stream.set_nonblocking(false).unwrap();
+            }
         }
         next.abandon();
         assert_eq!(next.query(), []);
