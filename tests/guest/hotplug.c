@@ -58,6 +58,13 @@ void hotplug_start(void (*found)(const struct pci_function *, uint16_t, uint16_t
     gpe = parameter("gpe0", GPE0_DEFAULT);
     on_found = found;
     interrupt_handle(VECTOR_SCI, event);
+    hotplug_wake();
+}
+
+void hotplug_wake(void)
+{
+    if (base == 0)
+        return;
     ioapic_route(SCI, VECTOR_SCI);
     out8(gpe + GPE_ENABLE, EVENT);
 }

@@ -8,6 +8,9 @@
    comes. */
 void hotplug_start(void (*found)(const struct pci_function *pci, uint16_t vendor, uint16_t device));
 
+/* After the machine slept: enables the event again. */
+void hotplug_wake(void);
+
 /* From the main loop, whenever work is pending. */
 void hotplug_serve(void);
 

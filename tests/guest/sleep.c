@@ -5,6 +5,7 @@
 #include "command_line.h"
 #include "console.h"
 #include "cpu.h"
+#include "hotplug.h"
 #include "interrupt.h"
 #include "processors.h"
 #include "report.h"
@@ -206,6 +207,7 @@ static void sleep_now(void)
     /* The time for which it slept is no gap between two ticks. */
     report->last_tick_tsc = 0;
     timer_start(report->timer_hz);
+    hotplug_wake();
     processors_start(parameter("smp", 1));
     report->wakes++;
     if (disk_ran)

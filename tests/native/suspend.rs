@@ -13,6 +13,7 @@ use baton_testkit::wait::{PATIENCE, wait_for};
 use baton_testkit::{Machine, needs_baton};
 use serde_json::json;
 
+use crate::hotplug::hotplug_setup;
 use crate::{is_whole, setup};
 
 const NOT_SUSPENDED: &str = "Unable to wake up: guest is not in suspended state";
@@ -165,6 +166,26 @@ fn a_guest_without_a_waking_vector_sleeps_until_it_is_reset() -> Result<()> {
     machine.cont()?;
     machine.wait_up()?;
     ensure!(machine.report().get(BOOTS) == 2);
+    is_whole(&mut machine)
+}
+
+#[test]
+fn a_guest_is_told_when_it_wakes_of_what_came_and_shall_go_meanwhile() -> Result<()> {
+    needs_baton!();
+    let mut machine = hotplug_setup()?.boot()?;
+    fall_asleep(&mut machine, "sleep")?;
+    let device = json!({ "driver": "virtio-rng-pci", "id": "r1" });
+    machine.execute("device_add", &device)?;
+    stands_still(&mut machine)?;
+    wake(&mut machine, "system_wakeup")?;
+    machine.wait_line("arrived: slot")?;
+    is_whole(&mut machine)?;
+    fall_asleep(&mut machine, "sleep")?;
+    machine.execute("device_del", &json!({ "id": "r1" }))?;
+    stands_still(&mut machine)?;
+    wake(&mut machine, "system_wakeup")?;
+    let line = machine.wait_line("left: slot")?;
+    ensure!(line.contains("gone"), "{line}");
     is_whole(&mut machine)
 }
 
