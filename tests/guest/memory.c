@@ -14,6 +14,17 @@
 #define DEFAULT_LENGTH 0x1000000
 #define GUEST_END      (REPORT_ADDRESS + REPORT_SIZE)
 
+/* Where there is no RAM, nothing keeps what is written. */
+static int is_ram(uint64_t page)
+{
+    volatile uint8_t *byte = (volatile uint8_t *)page;
+    uint8_t before = *byte;
+    *byte = before ^ 0x5a;
+    int kept = *byte == (uint8_t)(before ^ 0x5a);
+    *byte = before;
+    return kept;
+}
+
 void memory_init(void)
 {
     uint64_t start = DEFAULT_START, length = DEFAULT_LENGTH;
@@ -24,6 +35,12 @@ void memory_init(void)
               length, (uint64_t)GUEST_END);
         start = DEFAULT_START;
         length = DEFAULT_LENGTH;
+    }
+    /* A machine with little of it has the region further down. */
+    while (!is_ram(start + length - PAGE_SIZE) && start / 2 >= GUEST_END) {
+        start /= 2;
+        length /= 2;
+        map(start, length, MEMORY_RAM);
     }
     report->ram_start = start;
     report->ram_len = length;

@@ -5,7 +5,14 @@ use baton_testkit::check::examine;
 use baton_testkit::report::{self, Control};
 use baton_testkit::{Serial, needs_kvm};
 
-use crate::setup;
+use crate::{is_whole, setup};
+
+#[test]
+fn a_guest_with_little_memory_uses_what_there_is() -> Result<()> {
+    needs_kvm!();
+    let mut machine = setup()?.memory_mib(32).boot()?;
+    is_whole(&mut machine)
+}
 
 #[test]
 fn a_guest_boots_and_works() -> Result<()> {
