@@ -118,6 +118,13 @@ impl Settings {
             if on(Capability::Multifd) && !several_channels(main, on(Capability::MappedRam)) {
                 return Err("Migration requires multi-channel URIs (e.g. tcp)".to_owned());
             }
+            // One of them is written past the page cache, and the other is not.
+            if on(Capability::Multifd) && self.parameters.direct_io && !to_file {
+                return Err(
+                    "Migration requires a transport that allows for extra fds (e.g. file)"
+                        .to_owned(),
+                );
+            }
             if mode == Mode::CprTransfer && to_file {
                 return Err(AddressError::NotStreamable.to_string());
             }

@@ -144,6 +144,45 @@ fn a_migration_that_the_settings_do_not_fit_is_refused_in_qemus_words() {
     }
 }
 
+/// What QEMU's `migration_channels_and_transport_compatible` says of each capability with each kind
+/// of address.
+#[test]
+fn every_capability_has_its_word_for_every_address() {
+    use Capability::*;
+    const SEEK: &str = "Migration requires seekable transport (e.g. file)";
+    const CHANNELS: &str = "Migration requires multi-channel URIs (e.g. tcp)";
+    const FDS: &str = "Migration requires a transport that allows for extra fds (e.g. file)";
+    // With mapped-ram, multifd, both, multifd and direct-io, and all three.
+    let socket = [SEEK, "", SEEK, FDS, SEEK];
+    let single = [SEEK, CHANNELS, SEEK, CHANNELS, SEEK];
+    for (to, texts) in [
+        ("unix:a", socket),
+        ("tcp:host:1", socket),
+        ("vsock:1:2", socket),
+        ("fd:3", single),
+        ("exec:cat", single),
+        ("rdma:host:1", single),
+        ("file:a", ["", CHANNELS, "", CHANNELS, ""]),
+        ("file:a,offset=4096", ["", CHANNELS, "", CHANNELS, ""]),
+    ] {
+        let combinations: [(&[Capability], bool); 5] = [
+            (&[MappedRam], false),
+            (&[Multifd], false),
+            (&[MappedRam, Multifd], false),
+            (&[Multifd], true),
+            (&[MappedRam, Multifd], true),
+        ];
+        for ((on, direct_io), text) in combinations.into_iter().zip(texts) {
+            for mode in [Mode::Normal, Mode::CprReboot] {
+                let mut settings = settings(mode, on);
+                settings.parameters.direct_io = direct_io;
+                let said = settings.check_migration(Some(&uri(to))).err();
+                assert_eq!(said.unwrap_or_default(), text, "{on:?} {direct_io} {to}");
+            }
+        }
+    }
+}
+
 #[test]
 fn a_migration_that_they_fit_is_not() {
     use Capability::*;
