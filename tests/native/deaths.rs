@@ -28,7 +28,7 @@ enum Whose {
 
 /// What happens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum What {
+pub(crate) enum What {
     Kill,
     /// SIGSTOP, and SIGCONT when the other side has given up or gone on.
     Stop,
@@ -37,7 +37,7 @@ enum What {
 }
 
 impl What {
-    fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Kill => "kill",
             Self::Stop => "stop",

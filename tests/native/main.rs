@@ -6,6 +6,7 @@ mod blockers;
 mod boot;
 mod chardevs;
 mod clients;
+mod copied_deaths;
 mod deaths;
 mod demand;
 mod document;
@@ -33,7 +34,7 @@ mod texts;
 mod transfer;
 mod update;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use baton_testkit::check::examine;
 use baton_testkit::{Machine, Setup, Vmm};
 
@@ -47,4 +48,16 @@ fn is_whole(machine: &mut Machine) -> Result<()> {
     machine.wait_progress()?;
     examine(machine)?;
     machine.wait_progress()
+}
+
+/// What a guest whose RAM nobody else sees can tell of itself: it talks, and its disk has what it
+/// wrote.
+fn answers(machine: &mut Machine) -> Result<()> {
+    machine.say("hello")?;
+    machine.wait_line("echo: hello")?;
+    machine.say("quiesce")?;
+    let verdict = machine.wait_line("VERIFIED ")?;
+    ensure!(verdict.ends_with("bad=0"), "{verdict}");
+    machine.say("resume")?;
+    machine.wait_line("echo: resume").map(drop)
 }

@@ -12,7 +12,7 @@ use baton_testkit::wait::{PATIENCE, wait_for};
 use baton_testkit::{Machine, Serial, needs_baton};
 use serde_json::json;
 
-use crate::{is_whole, setup};
+use crate::{answers, is_whole, setup};
 
 #[test]
 fn a_guest_is_copied_while_it_runs() -> Result<()> {
@@ -67,17 +67,6 @@ fn every_byte_of_memory_is_copied_whoever_wrote_it() -> Result<()> {
         source = target;
     }
     is_whole(&mut source)
-}
-
-/// The same guest, whose RAM nobody else sees, answers.
-fn answers(machine: &mut Machine) -> Result<()> {
-    machine.say("hello")?;
-    machine.wait_line("echo: hello")?;
-    machine.say("quiesce")?;
-    let verdict = machine.wait_line("VERIFIED ")?;
-    ensure!(verdict.ends_with("bad=0"), "{verdict}");
-    machine.say("resume")?;
-    machine.wait_line("echo: resume").map(drop)
 }
 
 #[test]

@@ -8,6 +8,7 @@ pub mod check;
 pub mod clients;
 pub mod console;
 pub mod copied;
+pub mod cut;
 pub mod disk;
 pub mod fault;
 pub mod fixtures;

@@ -41,12 +41,11 @@ impl Precopy {
             if let Action::Finish { end, resume } = action {
                 return self.finish(host, end, resume);
             }
-            let done = caught(|| {
-                fault::before("source", &action)?;
-                Ok(self.carry_out(&action, &mut *host))
-            });
+            let may_begin = caught(|| fault::before("source", &action));
+            let done = may_begin.map(|()| caught(|| Ok(self.carry_out(&action, &mut *host))));
             let input = match done {
-                Ok(Ok(input) | Err(input)) => input,
+                Ok(Ok(Ok(input) | Err(input))) => input,
+                Ok(Err(error)) => Input::Broken(error_chain(&*error)),
                 Err(error) => error.into(),
             };
             tracing::debug!(?input, "migration, source");

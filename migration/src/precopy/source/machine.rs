@@ -29,6 +29,8 @@ pub(super) enum Input {
     Again,
     /// It could not be carried out here; why.
     Failed(String),
+    /// A mistake ended it, and nobody knows how far it came; which.
+    Broken(String),
     /// The target said something.
     Peer(Reply),
     /// The target is gone.
@@ -135,7 +137,7 @@ impl Machine {
 
     /// The next action after `input`.
     pub(super) fn step(&mut self, input: Input) -> Action {
-        use Input::{Again, Cancelled, Done, Failed, HungUp, Peer, TimedOut};
+        use Input::{Again, Broken, Cancelled, Done, Failed, HungUp, Peer, TimedOut};
 
         match (self.state, input) {
             (State::Ended, _) => Action::Finish {
@@ -171,8 +173,10 @@ impl Machine {
                 ),
                 false,
             ),
+            // COMMIT may have been sent.
+            (State::Committing, broken @ Broken(_)) => self.committed(broken),
             (_, Cancelled) => self.go_on(End::Cancelled),
-            (_, Failed(reason)) => self.go_on(End::Failed(reason)),
+            (_, Failed(reason) | Broken(reason)) => self.go_on(End::Failed(reason)),
             (_, Peer(Reply::Failed { reason, .. })) => {
                 self.go_on(End::Failed(format!("The target failed: {reason}")))
             }
@@ -224,6 +228,7 @@ impl Machine {
             Input::HungUp => lost("The target hung up".to_owned()),
             Input::TimedOut => lost("The target did not answer in time".to_owned()),
             Input::Failed(reason) => lost(format!("The target was not understood ({reason})")),
+            Input::Broken(reason) => lost(format!("The migration broke off ({reason})")),
             Input::Peer(reply) => lost(format!("The target sent {reply:?} out of order")),
             input @ (Input::Done | Input::Again) => lost(format!("The migration got {input:?}")),
         };
