@@ -11,18 +11,7 @@ use serde_json::json;
 use std::fs::OpenOptions;
 use std::os::unix::fs::FileExt;
 
-use crate::{is_whole, setup};
-
-/// The same of a guest whose RAM nobody else sees.
-fn answers(machine: &mut Machine) -> Result<()> {
-    machine.say("hello")?;
-    machine.wait_line("echo: hello")?;
-    machine.say("quiesce")?;
-    let verdict = machine.wait_line("VERIFIED ")?;
-    ensure!(verdict.ends_with("bad=0"), "{verdict}");
-    machine.say("resume")?;
-    machine.wait_line("echo: resume").map(drop)
-}
+use crate::{answers, is_whole, setup};
 
 /// What is kept of the guest's RAM, checked as that of a guest that stands still.
 fn kept_ram_is_whole(machine: &Machine, file: &str, mib: u64) -> Result<()> {
@@ -96,6 +85,69 @@ fn shared_ram_stays_where_it_is() -> Result<()> {
     ignore_shared(&mut machine)?;
     keep(&mut machine, "file:vm.state")?;
     kept_ram_is_whole(&machine, "vm.state", 128)
+}
+
+#[test]
+fn a_guest_that_has_gone_on_is_not_loaded_again() -> Result<()> {
+    needs_baton!();
+    for in_place in [true, false] {
+        let mut source = setup()?.boot()?;
+        source.wait_progress()?;
+        if in_place {
+            ignore_shared(&mut source)?;
+        }
+        keep(&mut source, "file:vm.state")?;
+        source.quit()?;
+        let image = source.disk().context("There is no disk")?;
+        let modified = std::fs::metadata(&image)?.modified()?;
+        let copy = source.file("disk.copy");
+        std::fs::copy(&image, &copy)?;
+        let mut first = source.loading("file:vm.state")?;
+        first.wait_status("running")?;
+        is_whole(&mut first)?;
+        first.quit()?;
+        let said = match in_place {
+            true => "the RAM it was left in has gone on since",
+            false => "was written after the guest was kept",
+        };
+        refused(&source, "file:vm.state", &[said])?;
+        // With the disk as it was, RAM that was in the file is that of the same moment.
+        std::fs::copy(&copy, &image)?;
+        let restored = OpenOptions::new().write(true).open(&image)?;
+        restored.set_modified(modified)?;
+        if in_place {
+            refused(&source, "file:vm.state", &[said])?;
+            continue;
+        }
+        let mut again = source.loading("file:vm.state")?;
+        again.wait_status("running")?;
+        is_whole(&mut again)?;
+    }
+    Ok(())
+}
+
+#[test]
+fn a_guest_whose_load_died_where_it_stayed_is_loaded_again() -> Result<()> {
+    needs_baton!();
+    let mut source = setup()?.boot()?;
+    source.wait_progress()?;
+    ignore_shared(&mut source)?;
+    keep(&mut source, "file:vm.state")?;
+    source.quit()?;
+    for place in ["restore-build", "restore-load", "restore-start"] {
+        for what in ["kill", "error"] {
+            source.want_fault(place, what)?;
+            ensure!(!source.loading("file:vm.state")?.ended()?.success());
+            ensure!(source.faulted(place), "{what} at {place} did not happen");
+        }
+    }
+    // From the mark on it counts as run, unless an operator knows better.
+    source.want_fault("restore-taken", "kill")?;
+    ensure!(!source.loading("file:vm.state")?.ended()?.success());
+    refused(&source, "file:vm.state", &["exec:cat FILE"])?;
+    let mut target = source.loading("exec:cat vm.state")?;
+    target.wait_status("running")?;
+    is_whole(&mut target)
 }
 
 #[test]

@@ -183,6 +183,18 @@ fn by_hand(name: &str, version: u32) -> Result<Option<(&'static str, Vec<u8>)>> 
         enable: u16,
     }
     #[derive(Serialize)]
+    struct Image {
+        owner: &'static str,
+        path: &'static str,
+        device: u64,
+        inode: u64,
+        modified: i64,
+    }
+    #[derive(Serialize)]
+    struct Images {
+        images: Vec<Image>,
+    }
+    #[derive(Serialize)]
     struct Request {
         queue: u16,
         head: u16,
@@ -253,6 +265,18 @@ fn by_hand(name: &str, version: u32) -> Result<Option<(&'static str, Vec<u8>)>> 
                 asleep: true,
                 status: 0x8000,
                 enable: 0x400,
+            })?,
+        )),
+        ("globalstate/images", 1) => Some((
+            "",
+            wire::encode(&Images {
+                images: vec![Image {
+                    owner: "disk0",
+                    path: "/srv/disk.img",
+                    device: 2049,
+                    inode: 1234,
+                    modified: 1_795_000_000_000_000_000,
+                }],
             })?,
         )),
         ("virtio-blk", 1) => {

@@ -165,6 +165,10 @@ impl RestoreHost for Restore {
         Machine::expected_fingerprint(&self.vm.options, source)
     }
 
+    fn goes_on_in_place(&self) -> bool {
+        self.vm.options.memory.share
+    }
+
     fn build(&mut self, kept: &mut Kept, cancel: Cancel<'_>) -> Result<(), HostError> {
         let vm = Arc::clone(&self.vm);
         let header = *kept.header();
@@ -200,6 +204,7 @@ impl RestoreHost for Restore {
 
     fn load(&mut self, state: &mut StateImage) -> Result<(), HostError> {
         let machine = self.built()?;
+        machine.images()?.check(state)?;
         machine.adapt_clocks(state)?;
         let global = machine.load(state)?;
         state.all_taken()?;

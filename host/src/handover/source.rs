@@ -177,10 +177,13 @@ impl SourceHost for Source {
     fn save(&mut self, out: &mut SectionWriter<'_>) -> Result<(), HostError> {
         let runstate = self.before.as_str().to_owned();
         self.machine(|machine| machine.save(&GlobalState { runstate }, out))??;
-        match self.mode {
-            // It may be another host that loads it, or one that was started anew.
-            Mode::CprReboot | Mode::Normal => HostTime::now().save(out),
-            _ => Ok(()),
+        // It may be another host that loads it, or one that was started anew.
+        if matches!(self.mode, Mode::CprReboot | Mode::Normal) {
+            HostTime::now().save(out)?;
+        }
+        match self.kept_in {
+            Some(_) => self.machine(Machine::images)??.save(out),
+            None => Ok(()),
         }
     }
 

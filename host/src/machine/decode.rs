@@ -8,7 +8,7 @@ use super::controllers::{ClockState, ControllersState};
 use super::hotplug::HotplugState;
 use super::pci::ConfigPortsState;
 use super::power::{PowerState, SleepState};
-use super::{GlobalState, HostTime, Inventory, virtio};
+use super::{GlobalState, HostTime, Images, Inventory, virtio};
 use crate::vcpu::VcpuState;
 
 /// Decodes the payload of one of the host's sections, checks what can be checked without KVM, and
@@ -18,6 +18,7 @@ pub fn again(section: &str, payload: &[u8]) -> Option<Result<Vec<u8>, String>> {
         "globalstate" => value::<GlobalState>(payload, |_| Ok(())),
         "globalstate/host-time" => value::<HostTime>(payload, |_| Ok(())),
         "globalstate/devices" => value::<Inventory>(payload, |_| Ok(())),
+        "globalstate/images" => value::<Images>(payload, |_| Ok(())),
         "cpu" => value::<VcpuState>(payload, |_| Ok(())),
         "irqchip" => value::<ControllersState>(payload, |_| Ok(())),
         "kvmclock" => value::<ClockState>(payload, |_| Ok(())),

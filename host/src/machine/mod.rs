@@ -15,6 +15,7 @@ mod devices;
 mod dirty;
 mod disk_files;
 mod host_time;
+mod images;
 mod interrupts;
 mod inventory;
 mod kvm;
@@ -68,6 +69,7 @@ use waking::WakingVector;
 
 pub use devices::MachineDevice;
 pub use host_time::HostTime;
+pub use images::Images;
 pub use inventory::Inventory;
 pub use plan::{Planned, plan};
 pub use plugging::Arrival;
@@ -519,6 +521,13 @@ impl Machine {
         let fds = self.devices.iter().map(|d| d.fds(Mode::CprTransfer));
         let fds: Vec<Vec<OutgoingFd>> = fds.collect::<Result<_, _>>()?;
         Ok(DiskFiles::among(fds.into_iter().flatten().map(|fd| fd.fd)))
+    }
+
+    /// The files behind the devices, as a kept guest remembers them.
+    pub fn images(&self) -> Result<Images, HostError> {
+        let fds = self.devices.iter().map(|d| d.fds(Mode::CprTransfer));
+        let fds: Vec<Vec<OutgoingFd>> = fds.collect::<Result<_, _>>()?;
+        Ok(Images::among(fds.into_iter().flatten()))
     }
 
     /// Everything the target needs of this process in `mode`.

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::controllers::{self, ClockState, ControllersState};
 use super::pci::ConfigPortsState;
 use super::power::{Power, PowerState, SleepState};
-use super::{HostTime, Inventory, Machine, MachineDevice, host_time, hotplug, inventory};
+use super::{HostTime, Inventory, Machine, MachineDevice, host_time, hotplug, images, inventory};
 use crate::vcpu::{self, Payload, Vcpu, VcpuState};
 
 /// The path of the machine's own sections.
@@ -43,6 +43,7 @@ fn global_section() -> Section {
     Section::new("globalstate", 1, 1)
         .subsection(host_time::SUBSECTION, 1, 1)
         .subsection(inventory::SUBSECTION, 1, 1)
+        .subsection(images::SUBSECTION, 1, 1)
 }
 
 /// A subsection of [`Power::section`].

@@ -6,6 +6,11 @@ use crate::Mode;
 const MAGIC: [u8; 8] = *b"BATONCKP";
 /// The version of this layout.
 const VERSION: u32 = 1;
+/// Where the header has the mark of a guest that was loaded, and what it is then; 0 before. It is
+/// set in one small write, so that it is not part of the checksum.
+pub(super) const TAKEN_AT: u64 = 28;
+/// See [`TAKEN_AT`].
+pub(super) const TAKEN: [u8; 4] = *b"TAKE";
 /// Bytes of the header, and what RAM consists of.
 pub const PAGE: u64 = 4096;
 /// RAM at fixed places begins at a multiple of this, counted from the beginning of the file, so that
@@ -108,8 +113,9 @@ impl KeptHeader {
         page
     }
 
-    /// From bytes; everything it says is within bounds.
-    pub(super) fn decode(page: &[u8; PAGE as usize]) -> Result<Self, HeaderError> {
+    /// From bytes, and whether they have the mark of a guest that was loaded; everything it says is
+    /// within bounds.
+    pub(super) fn decode(page: &[u8; PAGE as usize]) -> Result<(Self, bool), HeaderError> {
         let u32_at = |at: usize| {
             let mut bytes = [0; 4];
             bytes.copy_from_slice(&page[at..at + 4]);
@@ -124,7 +130,15 @@ impl KeptHeader {
             return Err(HeaderError::Version(u32_at(8)));
         }
         let end = page.len() - 4;
-        if u32_at(end) != crc32c::crc32c(&page[..end]) {
+        let mark = TAKEN_AT as usize..TAKEN_AT as usize + TAKEN.len();
+        let marked = match &page[mark.clone()] {
+            [0, 0, 0, 0] => false,
+            mark if *mark == TAKEN => true,
+            _ => return Err(HeaderError::Damaged("its mark is none")),
+        };
+        let mut unmarked = *page;
+        unmarked[mark].fill(0);
+        if u32_at(end) != crc32c::crc32c(&unmarked[..end]) {
             return Err(HeaderError::Damaged("its checksum is wrong"));
         }
         let mode = Mode::ALL.get(u32_at(12) as usize);
@@ -149,7 +163,8 @@ impl KeptHeader {
             2 => RamLayout::Chunks { size },
             _ => return Err(HeaderError::Damaged("it does not say where RAM is")),
         };
-        Ok(Self { mode, state, ram })
+        let header = Self { mode, state, ram };
+        Ok((header, marked))
     }
 }
 
@@ -177,7 +192,10 @@ mod tests {
                 ram: RamLayout::Chunks { size: 8192 },
             },
         ] {
-            assert_eq!(KeptHeader::decode(&page(&header)), Ok(header));
+            let mut bytes = page(&header);
+            assert_eq!(KeptHeader::decode(&bytes), Ok((header, false)));
+            bytes[TAKEN_AT as usize..][..4].copy_from_slice(&TAKEN);
+            assert_eq!(KeptHeader::decode(&bytes), Ok((header, true)));
         }
     }
 

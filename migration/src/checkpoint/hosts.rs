@@ -56,6 +56,9 @@ pub trait RestoreHost {
     fn fingerprint(&mut self, source: &MachineFingerprint)
     -> Result<MachineFingerprint, HostError>;
 
+    /// Whether a guest whose RAM was left in place goes on in that very RAM here.
+    fn goes_on_in_place(&self) -> bool;
+
     /// Builds the machine, with the RAM of `kept`. Nothing runs yet.
     fn build(&mut self, kept: &mut Kept, cancel: Cancel<'_>) -> Result<(), HostError>;
 

@@ -3,14 +3,15 @@
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Read};
 use std::os::fd::AsFd;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
+use std::path::Path;
 
 use nix::libc;
 use nix::poll::PollFlags;
 use nix::unistd::{Whence, lseek64};
 
 use super::command::Command;
-use super::format::{KeptHeader, PAGE, RamLayout};
+use super::format::{KeptHeader, PAGE, RamLayout, TAKEN, TAKEN_AT};
 use super::pages::filled;
 use super::place::{Kind, Place, check_flags, duplicate, kind};
 use super::{Cancel, RamSink, chunks, pages};
@@ -23,6 +24,8 @@ pub struct Kept {
     name: String,
     header: KeptHeader,
     from: From,
+    /// Whether it has the mark of a guest that was loaded.
+    taken: bool,
     /// Whether somebody has its file for good.
     mapped: bool,
 }
@@ -71,13 +74,7 @@ impl Kept {
                     at: 0,
                 }
             }
-            Place::File { path, offset } => {
-                let file = OpenOptions::new()
-                    .read(true)
-                    .custom_flags(libc::O_CLOEXEC)
-                    .open(path)?;
-                From::of(file, Some(offset))?
-            }
+            Place::File { path, offset } => From::of(open(&path)?, Some(offset))?,
             Place::Fd { fd, .. } => {
                 check_flags(&fd, false)?;
                 From::of(fd, None)?
@@ -94,7 +91,7 @@ impl Kept {
             io::ErrorKind::UnexpectedEof => io::Error::other("it is too short to be a kept guest"),
             _ => e,
         })?;
-        let header = KeptHeader::decode(&page)?;
+        let (header, taken) = KeptHeader::decode(&page)?;
         if let (From::File(file, base), Some(length)) = (&from, header.length()) {
             let there = lseek64(file, 0, Whence::SeekEnd)? as u64;
             let end = base
@@ -111,6 +108,7 @@ impl Kept {
             name: name.to_owned(),
             header,
             from,
+            taken,
             mapped: false,
         })
     }
@@ -138,6 +136,53 @@ impl Kept {
         match input.buffer().is_empty() && input.get_ref().at == end {
             true => Ok(image),
             false => Err("its state is shorter than its header says; it is damaged".into()),
+        }
+    }
+
+    /// Refuses one that has the mark of [`Self::take`]. A command or a pipe is not asked: who passes
+    /// a guest on knows what it is.
+    pub fn untaken(&self) -> Result<(), HostError> {
+        match &self.from {
+            From::File(..) if self.taken => Err(wrong(&self.name, &taken())),
+            _ => Ok(()),
+        }
+    }
+
+    /// Marks it as loaded, for good, before its guest runs in the RAM that it was left in: a second
+    /// time, that RAM would be another than the state is of. Who dies between the mark and the guest's
+    /// first instruction counts as having run it.
+    pub fn take(&self) -> Result<(), HostError> {
+        self.try_take().map_err(|e| wrong(&self.name, &e))
+    }
+
+    fn try_take(&self) -> Result<(), HostError> {
+        let From::File(file, base) = &self.from else {
+            tracing::warn!("'{}' cannot be marked; load it only once", self.name);
+            return Ok(());
+        };
+        // Two may have come here, and neither lets go of the file before it runs the guest.
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Err("another process is loading it".into()),
+            Err(TryLockError::Error(e)) => tracing::debug!("no lock on the state file: {e}"),
+        }
+        let at = base + TAKEN_AT;
+        let mut mark = [0; TAKEN.len()];
+        file.read_exact_at(&mut mark, at)?;
+        if mark == TAKEN {
+            return Err(taken());
+        }
+        match file.write_all_at(&TAKEN, at) {
+            Ok(()) => Ok(file.sync_data()?),
+            // Opened for reading alone, since it can be no more than read.
+            Err(e) if e.raw_os_error() == Some(libc::EBADF) => {
+                tracing::warn!(
+                    "'{}' is read-only and not marked; load it only once",
+                    self.name
+                );
+                Ok(())
+            }
+            Err(e) => Err(e.into()),
         }
     }
 
@@ -217,6 +262,25 @@ impl Drop for Kept {
             let _ = file.unlock();
         }
     }
+}
+
+/// Opens a state file; for writing too, if its mode allows it to anybody, since it may be marked.
+fn open(path: &Path) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.read(true).custom_flags(libc::O_CLOEXEC);
+    let writable = path
+        .metadata()
+        .is_ok_and(|found| !found.permissions().readonly() && !found.file_type().is_fifo());
+    if writable && let Ok(file) = options.clone().write(true).open(path) {
+        return Ok(file);
+    }
+    options.open(path)
+}
+
+fn taken() -> HostError {
+    "it was loaded before, and the RAM it was left in has gone on since; start the guest anew. Only \
+     if that load ended before the guest ran, load it with exec:cat FILE"
+        .into()
 }
 
 impl From {

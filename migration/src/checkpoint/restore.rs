@@ -64,6 +64,10 @@ fn load(
     let mut state = kept.state(cancel)?;
     let fingerprint = host.fingerprint(&state.header().fingerprint)?;
     check(&kept, &fingerprint, &state.header().fingerprint)?;
+    let in_place = kept.header().ram == RamLayout::InPlace && host.goes_on_in_place();
+    if in_place {
+        kept.untaken()?;
+    }
     fault::point("restore-build")?;
     host.build(&mut kept, cancel)?;
     kept.finish(cancel)?;
@@ -76,6 +80,10 @@ fn load(
         return Err("it was cancelled".into());
     }
     fault::point("restore-start")?;
+    if in_place {
+        kept.take()?;
+    }
+    fault::point("restore-taken")?;
     host.start()?;
     let started = Instant::now();
     let us = |from: Instant, to: Instant| {

@@ -4,8 +4,8 @@ use super::fakes::{FakeHost, FakeSink, Folder, Stage, fingerprint};
 use crate::HostError;
 use crate::address::parse_uri;
 use crate::checkpoint::{
-    Cancel, Checkpoint, CheckpointOutcome, Kept, Place, RestoreHost, RestoreOutcome, Writing,
-    keeper, restore,
+    Cancel, Checkpoint, CheckpointOutcome, Kept, Place, RamLayout, RestoreHost, RestoreOutcome,
+    Writing, keeper, restore,
 };
 use crate::fingerprint::MachineFingerprint;
 use crate::settings::Settings;
@@ -17,6 +17,7 @@ struct Restored {
     fails_at: &'static str,
     cancels_at: &'static str,
     cpus: u32,
+    in_place: bool,
 }
 
 impl Restored {
@@ -26,6 +27,7 @@ impl Restored {
             fails_at: "",
             cancels_at: "",
             cpus: 1,
+            in_place: true,
         }
     }
 
@@ -53,8 +55,15 @@ impl RestoreHost for Restored {
         })
     }
 
+    fn goes_on_in_place(&self) -> bool {
+        self.in_place
+    }
+
     fn build(&mut self, kept: &mut Kept, cancel: Cancel<'_>) -> Result<(), HostError> {
         self.act("build")?;
+        if kept.header().ram == RamLayout::InPlace {
+            return Ok(());
+        }
         let sink = FakeSink::new(3 * 4096);
         kept.copy_ram(&sink, cancel)?;
         assert_eq!(sink.bytes(), [7; 3 * 4096]);
