@@ -152,7 +152,10 @@ fn run_guest(options: Options, succession: &mut Option<Succession>) -> Result<()
     if succession.is_none() {
         fdset::adopt(&options.passed)?;
     }
-    let registry = Registry::load(&options.plugins)?;
+    let registry = match succession {
+        Some(succession) => succession.plugins(&options)?,
+        None => Registry::load(&options.plugins)?,
+    };
     let vm = Vm::new(options, registry, Events::new(), requests)?;
     if let Some(taking) = succession.as_mut() {
         let kept = taking.take(&vm, &inbox)?;

@@ -3,13 +3,15 @@
 
 use anyhow::{Context, Result, ensure};
 use baton_testkit::process::stopped;
+use baton_testkit::scratch::Scratch;
 use baton_testkit::transfer::{begin_exec, execute_successor, outcome, succeed};
 use baton_testkit::wait::{PATIENCE, wait_for};
-use baton_testkit::{Machine, needs_baton};
+use baton_testkit::{Machine, Vmm, needs_baton};
 use nix::sys::signal::Signal;
 use serde_json::json;
 use std::time::Duration;
 
+use crate::hotplug::hotplug_setup;
 use crate::{is_whole, setup};
 use After::{Rescued, Stays};
 
@@ -194,6 +196,59 @@ fn the_way_back_leads_to_a_program_that_was_started_otherwise() -> Result<()> {
         fails(&mut machine, "successor-load", "error", Stays)?;
         fails(&mut machine, "successor-load", "kill", Rescued)?;
     }
+    Ok(())
+}
+
+#[test]
+fn the_way_back_leads_to_the_devices_that_have_come() -> Result<()> {
+    needs_baton!();
+    let mut machine = hotplug_setup()?.boot()?;
+    machine.wait_progress()?;
+    let device = json!({ "driver": "virtio-rng-pci", "id": "rng9", "addr": "0x9" });
+    machine.execute("device_add", &device)?;
+    let mut command = machine.command();
+    command.extend(["-device", "virtio-rng-pci,id=rng9,addr=0x9"].map(str::to_owned));
+    for what in ["error", "kill"] {
+        machine.want_fault("successor-load", what)?;
+        begin_exec(&mut machine, &command)?;
+        if what == "kill" {
+            machine.rescued()?;
+        }
+        ends_as_failed(&mut machine)?;
+        let devices = machine.execute("query-devices", &json!({}))?;
+        ensure!(devices.to_string().contains("rng9"), "{devices}");
+    }
+    Ok(())
+}
+
+#[test]
+fn the_way_back_leads_to_the_plugins_that_were_there() -> Result<()> {
+    needs_baton!();
+    let plugins = Vmm::Baton.programs()?.plugins.context("No plugins")?;
+    let scratch = Scratch::new()?;
+    let mut copies = Vec::new();
+    for entry in std::fs::read_dir(plugins)? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|extension| extension == "so") {
+            let copy = scratch.join(&path.file_name().context("No name")?.to_string_lossy());
+            std::fs::copy(&path, &copy)?;
+            copies.push(copy);
+        }
+    }
+    let mut machine = setup()?.plugins(scratch.path()).boot()?;
+    machine.wait_progress()?;
+    // An update has replaced them, and fails when the old ones are gone.
+    machine.want_fault("successor-load", "stop")?;
+    begin(&mut machine)?;
+    machine.wait_stopped("successor-load")?;
+    for copy in &copies {
+        std::fs::remove_file(copy)?;
+        std::fs::write(copy, "no plugin")?;
+    }
+    machine.want_fault("successor-start", "error")?;
+    machine.signal(Signal::SIGCONT)?;
+    let reason = ends_as_failed(&mut machine)?;
+    ensure!(reason.contains("successor-start"), "{reason}");
     Ok(())
 }
 

@@ -132,6 +132,13 @@ impl Setup {
         self
     }
 
+    /// Takes its plugins from another folder.
+    #[must_use]
+    pub fn plugins(mut self, folder: &Path) -> Self {
+        self.programs.plugins = Some(folder.to_owned());
+        self
+    }
+
     /// More arguments for the VMM.
     pub fn extra<'a>(mut self, arguments: impl IntoIterator<Item = &'a str>) -> Self {
         self.extra.extend(arguments.into_iter().map(str::to_owned));

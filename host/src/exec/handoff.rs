@@ -28,6 +28,14 @@ pub struct OldProgram {
     pub exe: RawFd,
     /// Its arguments, with its own name.
     pub arguments: Vec<ByteBuf>,
+    /// The plugins it has loaded: their paths, and descriptors of their files, since other files may
+    /// be there when it is needed again.
+    #[serde(default)]
+    pub plugins: Vec<(ByteBuf, RawFd)>,
+    /// The devices it has if some have come or gone since it was started: each as the JSON that
+    /// `device_add` takes.
+    #[serde(default)]
+    pub devices: Option<Vec<String>>,
 }
 
 /// What the successor needs; descriptors are numbers that it inherits.
@@ -143,6 +151,8 @@ mod tests {
         OldProgram {
             exe: 7,
             arguments: vec![ByteBuf::from(*b"baton"), ByteBuf::from(*b"-m")],
+            plugins: vec![(ByteBuf::from(*b"/a.so"), 8)],
+            devices: Some(vec!["{}".into()]),
         }
     }
 

@@ -2,9 +2,12 @@
 // Taking a variable out of the environment is unsafe beside other threads.
 #![allow(unsafe_code)]
 
+use std::ffi::OsString;
 use std::fs::File;
 use std::io::{Read, Seek, Write};
 use std::os::fd::{AsRawFd, IntoRawFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStringExt;
+use std::path::PathBuf;
 
 use baton_migration::HostError;
 use baton_migration::claim::{ClaimWatch, Moment};
@@ -15,6 +18,7 @@ use serde_bytes::ByteBuf;
 use super::handoff::{self, Handoff, Monitors, OldProgram};
 use super::program::{FAILED, STATE};
 use super::{fds, holder};
+use crate::cli::DeviceOption;
 use crate::monitor::Kept;
 
 /// Longest state, in bytes.
@@ -97,6 +101,30 @@ impl Inherited {
             table.insert(key.clone(), fd)?;
         }
         Ok(table)
+    }
+
+    /// The plugins that the old program has loaded.
+    pub fn plugins(&self) -> Result<Vec<(PathBuf, File)>, HostError> {
+        let open = |(path, number): &(ByteBuf, RawFd)| {
+            let file = File::from(self.duplicate("a plugin", *number)?);
+            Ok((PathBuf::from(OsString::from_vec(path.to_vec())), file))
+        };
+        self.old.plugins.iter().map(open).collect()
+    }
+
+    /// The devices that the old program has, if its arguments do not say so.
+    pub fn devices(&self) -> Result<Option<Vec<DeviceOption>>, HostError> {
+        let read = |text: &String| -> Result<DeviceOption, HostError> {
+            let device = DeviceOption::from_arguments(serde_json::from_str(text)?)?;
+            Ok(DeviceOption {
+                hotplugged: false,
+                ..device
+            })
+        };
+        let devices = self.old.devices.as_ref();
+        devices
+            .map(|devices| devices.iter().map(read).collect())
+            .transpose()
     }
 
     /// The state, if it is in memory.
@@ -197,6 +225,7 @@ impl Inherited {
             .map(|(_, number)| number)
             .chain([handoff.state, handoff.claim].into_iter().flatten())
             .chain(monitors)
+            .chain(self.old.plugins.into_iter().map(|(_, number)| number))
             .chain([self.fd, self.old.exe]);
         numbers.for_each(fds::close);
     }

@@ -3,7 +3,9 @@
 #![allow(unsafe_code)]
 
 use std::fs::File;
+use std::mem::ManuallyDrop;
 use std::os::fd::AsRawFd;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use baton_plugin_api::PluginDescriptor;
@@ -29,6 +31,9 @@ pub struct Plugin {
     pub path: PathBuf,
     /// What tells its build from others, if the linker wrote that.
     pub build_id: Option<String>,
+    /// The same, open, whatever happens to its path. It is never closed, since the library may be known
+    /// to the dynamic linker by this descriptor, whose number no other file must get.
+    pub file: ManuallyDrop<File>,
     /// Its first layer.
     pub magic: MagicBlock,
     /// Its third layer, checked.
@@ -41,35 +46,39 @@ impl Plugin {
     /// Loads `path`. All of its code up to here runs in this process: a plugin is trusted code,
     /// and what is refused here is what is unfit, not what is hostile.
     pub fn load(path: &Path) -> Result<Self, LoadError> {
-        Self::load_as(path, path)
+        Self::load_open(path, open(path)?)
+    }
+
+    /// The same of the file that was at `path` once.
+    pub fn load_open(path: &Path, file: File) -> Result<Self, LoadError> {
+        // By its own name where it still has it, for the sake of what is looked for beside it.
+        let from = match names(path, &file) {
+            true => path.to_owned(),
+            false => by_descriptor(&file),
+        };
+        Self::load_as(&from, path, file)
     }
 
     /// Loads `path` even if a library has been loaded from there before, which is what the dynamic
-    /// linker would give back instead of a new file of the same name. The descriptor that is the
-    /// file's other name stays open for as long as the library is there, for good, so that no other
-    /// file gets that name.
+    /// linker would give back instead of a new file of the same name.
     pub fn load_anew(path: &Path) -> Result<Self, LoadError> {
         let shown = path.canonicalize().unwrap_or_else(|_| path.to_owned());
-        let file = File::open(path).map_err(|e| LoadError {
-            path: path.to_owned(),
-            reason: format!("cannot be opened: {e}"),
-        })?;
-        let name = format!("/proc/self/fd/{}", file.as_raw_fd());
-        let loaded = Self::load_as(name.as_ref(), &shown)?;
-        std::mem::forget(file);
-        Ok(loaded)
+        let file = open(path)?;
+        Self::load_as(&by_descriptor(&file), &shown, file)
     }
 
-    /// Loads `path`, which is called `shown`.
-    fn load_as(path: &Path, shown: &Path) -> Result<Self, LoadError> {
+    /// Loads `file` by the name `from`; it is called `shown`.
+    fn load_as(from: &Path, shown: &Path, file: File) -> Result<Self, LoadError> {
         let refused = |reason: String| LoadError {
             path: shown.to_owned(),
             reason,
         };
-        elf::check(path).map_err(&refused)?;
-        let magic = read_magic(path).map_err(&refused)?;
+        elf::check(from).map_err(&refused)?;
+        // The library stays, even if it is refused in the end.
+        let file = ManuallyDrop::new(file);
+        let magic = read_magic(from).map_err(&refused)?;
         check_version(&magic).map_err(&refused)?;
-        let root = root_module(path).map_err(|mismatch| {
+        let root = root_module(from).map_err(|mismatch| {
             // Hundreds of lines, which would bury the one below.
             tracing::debug!(file = %shown.display(), "{}", mismatch.full);
             refused(format!(
@@ -87,11 +96,33 @@ impl Plugin {
         }
         Ok(Self {
             path: shown.to_owned(),
-            build_id: elf::build_id(path),
+            build_id: elf::build_id(from),
+            file,
             magic,
             descriptor,
             root,
         })
+    }
+}
+
+fn open(path: &Path) -> Result<File, LoadError> {
+    File::open(path).map_err(|e| LoadError {
+        path: path.to_owned(),
+        reason: format!("cannot be opened: {e}"),
+    })
+}
+
+/// A name of an open file.
+fn by_descriptor(file: &File) -> PathBuf {
+    format!("/proc/self/fd/{}", file.as_raw_fd()).into()
+}
+
+/// Whether `path` leads to `file`.
+fn names(path: &Path, file: &File) -> bool {
+    let identity = |found: std::fs::Metadata| (found.dev(), found.ino());
+    match (path.metadata(), file.metadata()) {
+        (Ok(named), Ok(open)) => identity(named) == identity(open),
+        _ => false,
     }
 }
 

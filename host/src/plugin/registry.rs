@@ -1,6 +1,7 @@
 //! All plugins of this process, and where they are looked for.
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -104,6 +105,15 @@ impl Registry {
         Ok(this)
     }
 
+    /// Loads the very files that another process, or an earlier program of this one, has loaded.
+    pub fn load_open(files: Vec<(PathBuf, File)>) -> Result<Self, RegistryError> {
+        let mut this = Self::default();
+        for (path, file) in files {
+            this.add(Plugin::load_open(&path, file)?);
+        }
+        Ok(this)
+    }
+
     fn add_path(&mut self, path: &Path) -> Result<(), RegistryError> {
         let unreadable = |e: std::io::Error| RegistryError::Path {
             path: path.to_owned(),
@@ -138,13 +148,17 @@ impl Registry {
                 second: path,
             });
         }
+        self.add(plugin);
+        Ok(())
+    }
+
+    fn add(&mut self, plugin: Plugin) {
         let at = self.plugins.len();
         for (n, device) in plugin.descriptor.devices.iter().enumerate() {
             self.devices.insert(device.name.clone(), (at, n));
         }
-        tracing::debug!(file = %path.display(), "loaded a plugin");
+        tracing::debug!(file = %plugin.path.display(), "loaded a plugin");
         self.plugins.push(Arc::new(plugin));
-        Ok(())
     }
 
     fn offered(&self, descriptor: &PluginDescriptor) -> Option<(String, PathBuf)> {

@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io::Write;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 
 use baton_migration::address::{MigrationAddress, MigrationChannel, SocketAddress, main_address};
@@ -21,10 +22,12 @@ use serde_bytes::ByteBuf;
 
 use super::super::source::Source;
 use super::super::{passed, pauses, producer};
+use crate::cli::DeviceOption;
 use crate::control::serve_monitors;
 use crate::exec::{self, Handoff, Holder, Monitors, OldProgram, Program};
 use crate::machine::Machine;
 use crate::monitor::{Kept, KeptDescription, Monitor};
+use crate::plugin::Plugin;
 use crate::vm::Vm;
 
 /// The QMP command `migrate` in mode cpr-exec. Returns once it is known what to execute; the rest
@@ -107,12 +110,22 @@ impl Copied {
     }
 }
 
-/// This process's side, to be executed again.
-fn old_program() -> Result<(OwnedFd, OldProgram), HostError> {
+/// This process's side, to be executed again, and its own file. Plugins are open for as long as
+/// they are loaded.
+fn old_program(vm: &Vm) -> Result<(OwnedFd, OldProgram), HostError> {
     let (exe, arguments) = exec::running()?;
+    let plugin = |plugin: &Plugin| {
+        let path = plugin.path.as_os_str().as_bytes();
+        (ByteBuf::from(path), plugin.file.as_raw_fd())
+    };
+    let devices = vm.state().devices.clone();
+    let described = |device: &DeviceOption| serde_json::Value::from(device.arguments()).to_string();
+    let changed = devices != vm.options.devices;
     let old = OldProgram {
         exe: exe.as_raw_fd(),
         arguments,
+        devices: changed.then(|| devices.iter().map(described).collect()),
+        plugins: vm.registry.plugins().iter().map(plugin).collect(),
     };
     Ok((exe, old))
 }
@@ -184,7 +197,7 @@ impl CheckpointHost for ExecSource {
     /// Tries the next program while the guest runs.
     fn prepare(&mut self) -> Result<(), HostError> {
         exec::settle();
-        let (_exe, old) = old_program()?;
+        let (_exe, old) = old_program(&self.vm)?;
         let fds = self.inner.fds()?;
         let handoff = Handoff {
             fds: numbers(&fds),
@@ -232,7 +245,7 @@ impl Keeper for Executor {
     fn open(&mut self) -> Result<(), HostError> {
         // What is wrong with the command is its own error, before anything else.
         Program::command(&self.command, 0)?;
-        let (exe, old) = old_program()?;
+        let (exe, old) = old_program(&self.vm)?;
         if let Some(copy) = &mut self.copy {
             copy.keeper.open()?;
         }
@@ -304,6 +317,8 @@ impl Keeper for Executor {
         let mut surviving: Vec<_> = opened.fds.iter().map(|out| out.fd.as_fd()).collect();
         surviving.extend([opened.exe.as_fd(), state.as_fd(), self.claim.fd()]);
         surviving.extend(client_fds.iter().map(AsFd::as_fd));
+        let plugins = self.vm.registry.plugins();
+        surviving.extend(plugins.iter().map(|plugin| plugin.file.as_fd()));
         let _outlive = exec::Outlive::new(surviving)?;
         // The holder's handoff is written before the holder is: it needs no leash of its own.
         let for_holder = exec::write_handoff(&opened.old, &handoff)?;

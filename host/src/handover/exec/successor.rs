@@ -112,6 +112,15 @@ impl Succession {
         Ok(Self { inherited, guard })
     }
 
+    /// The plugins of this program: the old one's again are those it had, whatever lies in their
+    /// place by now.
+    pub fn plugins(&self, options: &Options) -> Result<Registry, HostError> {
+        match self.inherited.purpose {
+            Purpose::Rollback { .. } => Ok(Registry::load_open(self.inherited.plugins()?)?),
+            _ => Ok(Registry::load(&options.plugins)?),
+        }
+    }
+
     /// Goes back to the old program. Returns only if there is no way back, with all that is known.
     pub fn roll_back(self, reason: &str) -> String {
         match (self.guard, self.inherited.purpose) {
@@ -168,7 +177,13 @@ impl Succession {
         let stream = inherited.state()?.ok_or("No state was handed over")?;
         match inherited.purpose {
             // Its options say how it once came by the guest, which goes on as it was.
-            Purpose::Rollback { .. } => vm.state().autostart = true,
+            Purpose::Rollback { .. } => {
+                let mut state = vm.state();
+                state.autostart = true;
+                if let Some(devices) = inherited.devices()? {
+                    state.devices = devices;
+                }
+            }
             _ => check_incoming(&vm.options, handoff)?,
         }
         compare(&vm.options, &handoff.fingerprint)?;
