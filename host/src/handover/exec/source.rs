@@ -125,7 +125,7 @@ fn old_program(vm: &Vm) -> Result<(OwnedFd, OldProgram), HostError> {
         exe: exe.as_raw_fd(),
         arguments,
         devices: changed.then(|| devices.iter().map(described).collect()),
-        plugins: vm.registry.plugins().iter().map(plugin).collect(),
+        plugins: vm.registry().plugins().map(plugin).collect(),
     };
     Ok((exe, old))
 }
@@ -317,8 +317,8 @@ impl Keeper for Executor {
         let mut surviving: Vec<_> = opened.fds.iter().map(|out| out.fd.as_fd()).collect();
         surviving.extend([opened.exe.as_fd(), state.as_fd(), self.claim.fd()]);
         surviving.extend(client_fds.iter().map(AsFd::as_fd));
-        let plugins = self.vm.registry.plugins();
-        surviving.extend(plugins.iter().map(|plugin| plugin.file.as_fd()));
+        let registry = self.vm.registry();
+        surviving.extend(registry.plugins().map(|plugin| plugin.file.as_fd()));
         let _outlive = exec::Outlive::new(surviving)?;
         // The holder's handoff is written before the holder is: it needs no leash of its own.
         let for_holder = exec::write_handoff(&opened.old, &handoff)?;
