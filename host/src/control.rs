@@ -11,8 +11,8 @@ use crate::blockers;
 use crate::chardev::qapi;
 use crate::handover;
 use crate::hotplug::PlugError;
-use crate::machine::WakeSource;
 use crate::machine::events::MachineEvent;
+use crate::machine::{Machine, MappedRange, MappedSpace, WakeSource};
 use crate::monitor::{
     Caller, Command, Control, Kept, Monitor, MonitorError, MonitorOption, QmpError, YankInstance,
     about, hmp, query_fdsets, remove_fd,
@@ -64,6 +64,7 @@ impl Control for VmControl {
             Command::PluginReplace { file } => done(vm.plugin_replace(file.as_ref())),
             Command::DeviceDel { id } => plugged(vm.device_del(&id)),
             Command::QueryPlugins => Ok(plugins(vm)),
+            Command::QueryAddressSpaces => Ok(address_spaces(vm)),
             Command::QueryProcess => value(successor::describe(&vm.options)),
             Command::QueryVmstate => value(state::of_vm(vm)),
             Command::StartSuccessor {
@@ -331,6 +332,20 @@ fn devices(vm: &Vm) -> Value {
         row
     };
     machine.devices().iter().map(row).collect()
+}
+
+fn address_spaces(vm: &Vm) -> Value {
+    let state = vm.state();
+    let spaces = state.machine.iter().flat_map(Machine::address_spaces);
+    let range = |range: &MappedRange| {
+        let kind = if range.ram { "ram" } else { "i/o" };
+        json!({ "base": range.base, "last": range.last, "kind": kind, "name": range.name })
+    };
+    let space = |space: MappedSpace| {
+        let ranges: Value = space.ranges.iter().map(range).collect();
+        json!({ "name": space.name, "last": space.last, "ranges": ranges })
+    };
+    spaces.map(space).collect()
 }
 
 fn plugins(vm: &Vm) -> Value {

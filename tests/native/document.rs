@@ -4,6 +4,7 @@
 //! happened.
 
 use anyhow::{Context, Result, ensure};
+use baton_testkit::console::Console;
 use baton_testkit::qmp::Qmp;
 use baton_testkit::scratch::Scratch;
 use baton_testkit::terminal::{PROMPT, Terminal};
@@ -13,6 +14,9 @@ use baton_testkit::{Vmm, guest, needs_kvm, process, sockets};
 use serde_json::{Value, json};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// What a guest with an agent is told by; the test guest is told on its serial line.
+const SUSPEND: &str = r#"# echo '{"execute":"guest-suspend-ram"}' | ncat --send-only -U qga.sock"#;
 
 /// Ends it when the test does.
 struct Started(Child);
@@ -47,6 +51,11 @@ impl Example {
 
     /// What the document prints for both sides, and `...`.
     fn command(&self) -> Result<Command> {
+        self.command_with("null")
+    }
+
+    /// The same with a serial line that leads there.
+    fn command_with(&self, serial: &str) -> Result<Command> {
         let mut command = Command::new(&self.programs.binary);
         command.current_dir(self.scratch.path()).args([
             "-object",
@@ -63,7 +72,7 @@ impl Example {
             "-display",
             "none",
             "-serial",
-            "null",
+            serial,
             "-append",
             "slp=0",
         ]);
@@ -95,7 +104,11 @@ impl Example {
 
     /// `# qemu-kvm -monitor stdio ...`
     fn at_terminal(&self, arguments: &[&str]) -> Result<Terminal> {
-        let mut command = self.command()?;
+        self.at_terminal_with("null", arguments)
+    }
+
+    fn at_terminal_with(&self, serial: &str, arguments: &[&str]) -> Result<Terminal> {
+        let mut command = self.command_with(serial)?;
         command.args(["-monitor", "stdio"]).args(arguments);
         command.args(["-qmp", "unix:qmp.sock,server=on,wait=off"]);
         Terminal::start(command)
@@ -139,7 +152,9 @@ impl Example {
                 .filter(|line| !line.is_empty())
         };
         for line in lines() {
-            if let Some(status) = line.strip_prefix("# ") {
+            if line == SUSPEND {
+                Console::connect(&self.scratch.join("serial.sock"))?.say("sleep\n")?;
+            } else if let Some(status) = line.strip_prefix("# ") {
                 self.wait_status(status)?;
             } else if line == "(qemu) quit" {
                 terminal.types("quit\r")?;
@@ -222,6 +237,48 @@ fn cpr_reboot_example_1() -> Result<()> {
         (qemu) migrate_set_parameter mode cpr-reboot
         (qemu) migrate_set_capability x-ignore-shared on
         (qemu) migrate_incoming file:vm.state
+        # running
+        (qemu) info status
+        VM status: running";
+    example.replay(&mut new, printed)
+}
+
+/// Without the device of example 2, which no guest here can have.
+#[test]
+fn cpr_reboot_example_2_suspended() -> Result<()> {
+    needs_kvm!();
+    let example = Example::new()?;
+    let serial = "unix:serial.sock,server=on,wait=off";
+    let mut old = example.at_terminal_with(serial, &[])?;
+    let printed = "
+        # running
+        (qemu) info status
+        VM status: running
+        # echo '{\"execute\":\"guest-suspend-ram\"}' | ncat --send-only -U qga.sock
+        # suspended
+        (qemu) info status
+        VM status: paused (suspended)
+        (qemu) migrate_set_parameter mode cpr-reboot
+        (qemu) migrate_set_capability x-ignore-shared on
+        (qemu) migrate -d file:vm.state
+        # postmigrate
+        (qemu) info status
+        VM status: paused (postmigrate)
+        (qemu) quit";
+    example.replay(&mut old, printed)?;
+    ensure!(old.wait_end()?.success());
+
+    let mut new = example.at_terminal_with(serial, &["-incoming", "defer"])?;
+    let printed = "
+        (qemu) info status
+        VM status: paused (inmigrate)
+        (qemu) migrate_set_parameter mode cpr-reboot
+        (qemu) migrate_set_capability x-ignore-shared on
+        (qemu) migrate_incoming file:vm.state
+        # suspended
+        (qemu) info status
+        VM status: paused (suspended)
+        (qemu) system_wakeup
         # running
         (qemu) info status
         VM status: running";

@@ -229,6 +229,14 @@ fn a_program_gets_what_a_line_prints() -> Result<()> {
     };
     ensure!(prints("info status")? == "VM status: running\r\n");
     ensure!(prints("nope")? == "unknown command: 'nope'\r\n");
+    let tree = prints("info mtree")?;
+    let tree = tree.as_str().unwrap_or_default();
+    for line in [
+        "-0000000003ffffff (prio 0, ram): ",
+        "(prio 0, i/o): pci-conf",
+    ] {
+        ensure!(tree.contains(line), "{tree}");
+    }
     ensure!(prints("migrate_incoming file:a")? != "");
     let text = "terminal does not allow synchronous migration, continuing detached\r\n";
     prints("migrate_set_parameter mode cpr-reboot")?;

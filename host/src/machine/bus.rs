@@ -7,6 +7,8 @@ use baton_plugin_api::bus::RegionKind;
 
 /// Something that decodes a range. Called from any vCPU thread.
 pub trait BusDevice: Send + Sync {
+    /// What it is, for people: a device's id, or what part of the chipset.
+    fn name(&self) -> String;
     /// Reads 1 to 8 bytes at `offset` of the range.
     fn read(&self, offset: u64, data: &mut [u8]);
     /// Writes 1 to 8 bytes at `offset` of the range.
@@ -90,6 +92,18 @@ impl AddressSpaces {
         }
     }
 
+    /// Everything that decodes in a space, in ascending order: first and last address, and what it is.
+    pub fn ranges(&self, kind: RegionKind) -> Vec<(u64, u64, String)> {
+        let map = self
+            .space(kind)
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
+        // Without the lock, since a device is asked.
+        let range = |(base, range): (u64, Range)| (base, range.last, range.device.name());
+        map.into_iter().map(range).collect()
+    }
+
     /// Reads; where nothing decodes, all ones.
     pub fn read(&self, kind: RegionKind, address: u64, data: &mut [u8]) {
         match self.find(kind, address, data.len()) {
@@ -137,12 +151,29 @@ mod tests {
     struct Echo(Mutex<Vec<(u64, Vec<u8>)>>);
 
     impl BusDevice for Echo {
+        fn name(&self) -> String {
+            "echo".to_owned()
+        }
         fn read(&self, offset: u64, data: &mut [u8]) {
             data.fill(offset as u8);
         }
         fn write(&self, offset: u64, data: &[u8]) {
             self.0.lock().unwrap().push((offset, data.to_vec()));
         }
+    }
+
+    #[test]
+    fn what_decodes_is_listed_in_order() {
+        let spaces = AddressSpaces::default();
+        let echo = Arc::new(Echo(Mutex::default()));
+        for base in [0x3f8, 0x70] {
+            let device = Arc::clone(&echo) as _;
+            spaces.insert(RegionKind::Port, base, 8, device).unwrap();
+        }
+        let listed = spaces.ranges(RegionKind::Port);
+        let name = || "echo".to_owned();
+        assert_eq!(listed, [(0x70, 0x77, name()), (0x3f8, 0x3ff, name())]);
+        assert_eq!(spaces.ranges(RegionKind::Mmio), []);
     }
 
     #[test]

@@ -247,6 +247,10 @@ struct Decoder {
 }
 
 impl BusDevice for Decoder {
+    fn name(&self) -> String {
+        self.device.lock().id().to_owned()
+    }
+
     #[inline]
     fn read(&self, offset: u64, data: &mut [u8]) {
         self.device.lock().read(self.region, offset, data);

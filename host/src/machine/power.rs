@@ -260,6 +260,10 @@ impl Power {
 pub const PORTS: u64 = 12;
 
 impl BusDevice for Power {
+    fn name(&self) -> String {
+        "acpi-pm".to_owned()
+    }
+
     fn read(&self, offset: u64, data: &mut [u8]) {
         let state = self.lock();
         let mut image = [0; PORTS as usize];
@@ -306,6 +310,10 @@ impl ResetRegister {
 }
 
 impl BusDevice for ResetRegister {
+    fn name(&self) -> String {
+        "reset".to_owned()
+    }
+
     fn read(&self, _offset: u64, data: &mut [u8]) {
         data.fill(0);
     }

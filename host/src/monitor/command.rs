@@ -42,6 +42,7 @@ pub enum Command {
     QueryKvm,
     QueryDevices,
     QueryPlugins,
+    QueryAddressSpaces,
     #[serde(rename = "device_add")]
     DeviceAdd(#[serde(deserialize_with = "device")] Box<DeviceOption>),
     #[serde(rename = "device_del")]

@@ -24,6 +24,10 @@ const NO_FAILURE: [u8; 3] = [0x00, 0x83, 0x84];
 pub struct HotplugRegisters(pub Arc<Hotplug>);
 
 impl BusDevice for HotplugRegisters {
+    fn name(&self) -> String {
+        "acpi-pci-hotplug".to_owned()
+    }
+
     fn read(&self, offset: u64, data: &mut [u8]) {
         let mut state = self.0.lock();
         let value = match (offset, data.len()) {
@@ -69,6 +73,10 @@ impl HotplugRegisters {
 pub struct GpeRegisters(pub Arc<Hotplug>);
 
 impl BusDevice for GpeRegisters {
+    fn name(&self) -> String {
+        "acpi-gpe0".to_owned()
+    }
+
     fn read(&self, offset: u64, data: &mut [u8]) {
         let state = self.0.lock();
         let [s0, s1] = state.status.to_le_bytes();

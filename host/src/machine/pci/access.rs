@@ -60,6 +60,10 @@ impl ConfigPorts {
 }
 
 impl BusDevice for ConfigPorts {
+    fn name(&self) -> String {
+        "pci-conf".to_owned()
+    }
+
     fn read(&self, offset: u64, data: &mut [u8]) {
         data.fill(0xff);
         if offset >= DATA {
@@ -110,6 +114,10 @@ impl PortsWithReset {
 }
 
 impl BusDevice for PortsWithReset {
+    fn name(&self) -> String {
+        self.ports.name()
+    }
+
     fn read(&self, offset: u64, data: &mut [u8]) {
         self.behind(offset, data.len()).read(offset, data);
     }
@@ -132,6 +140,10 @@ impl Ecam {
 }
 
 impl BusDevice for Ecam {
+    fn name(&self) -> String {
+        "pcie-mmcfg".to_owned()
+    }
+
     fn read(&self, offset: u64, data: &mut [u8]) {
         self.bus.read(
             (offset >> 20) as u8,

@@ -245,6 +245,13 @@ struct Bar {
 }
 
 impl BusDevice for Bar {
+    fn name(&self) -> String {
+        let function = self.function.upgrade();
+        function
+            .map(|function| function.lock().id().to_owned())
+            .unwrap_or_default()
+    }
+
     fn read(&self, offset: u64, data: &mut [u8]) {
         match self.function.upgrade() {
             Some(function) => function.lock().read(self.bar, offset, data),

@@ -517,6 +517,13 @@ impl VirtioPci {
 struct Bar(Weak<VirtioPci>);
 
 impl BusDevice for Bar {
+    fn name(&self) -> String {
+        let transport = self.0.upgrade();
+        transport
+            .map(|transport| transport.id.clone())
+            .unwrap_or_default()
+    }
+
     fn read(&self, offset: u64, data: &mut [u8]) {
         match self.0.upgrade() {
             Some(transport) => transport.bar_read(offset, data),

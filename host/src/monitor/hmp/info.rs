@@ -103,6 +103,26 @@ pub(super) fn qtree(context: &Context<'_>) -> Result<String, QmpError> {
     Ok(out)
 }
 
+/// `info mtree`: each address space, with what decodes where.
+pub(super) fn mtree(context: &Context<'_>) -> Result<String, QmpError> {
+    let spaces = context.ask("query-address-spaces", Value::Null)?;
+    let number = |value: &Value| value.as_u64().unwrap_or_default();
+    let line = |range: &Value| {
+        let (base, last) = (number(&range["base"]), number(&range["last"]));
+        let (kind, name) = (text(range, "kind"), text(range, "name"));
+        format!("    {base:016x}-{last:016x} (prio 0, {kind}): {name}\n")
+    };
+    let space = |space: &Value| {
+        let (name, last) = (text(space, "name"), number(&space["last"]));
+        let ranges: String = rows(&space["ranges"]).map(line).collect();
+        format!(
+            "address-space: {name}\n  {:016x}-{last:016x} (prio 0, i/o): {name}\n{ranges}",
+            0
+        )
+    };
+    Ok(rows(&spaces).map(space).collect::<Vec<_>>().join("\n"))
+}
+
 /// `info chardev`
 pub(super) fn chardev(context: &Context<'_>) -> Result<String, QmpError> {
     let all = context.ask("query-chardev", Value::Null)?;

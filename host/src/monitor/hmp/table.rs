@@ -190,6 +190,9 @@ pub(super) static COMMANDS: &[Entry] = &[
     command("system_reset", &[], "reset the system", |c| {
         c.done("system_reset")
     }),
+    command("system_wakeup", &[], "wake up guest from suspend", |c| {
+        c.done("system_wakeup")
+    }),
 ];
 
 /// The topics of `info`, sorted by name.
@@ -212,6 +215,7 @@ static INFO: &[Entry] = &[
         "show current migration parameters",
         migration::parameters,
     ),
+    topic("mtree", "show memory tree", info::mtree),
     topic("name", "show the current VM name", info::name),
     topic("plugins", "show the plugins that are loaded", info::plugins),
     topic("qtree", "show device tree", info::qtree),

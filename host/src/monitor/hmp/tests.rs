@@ -242,6 +242,7 @@ fn lines_become_the_commands_of_qmp() {
         (" s ", "stop", json!({})),
         ("system_reset", "system_reset", json!({})),
         ("system_powerdown", "system_powerdown", json!({})),
+        ("system_wakeup", "system_wakeup", json!({})),
         ("migrate_cancel", "migrate_cancel", json!({})),
         (
             "migrate_continue pre-switchover",
@@ -484,6 +485,24 @@ fn character_devices_are_told_as_qemu_does() {
     let vm = Fake::answering(Command::QueryChardev, rows);
     let shown = "serial0: filename=pty:/dev/pts/4\nlog: filename=file\n";
     assert_eq!(vm.prints("info chardev"), shown);
+}
+
+#[test]
+fn address_spaces_are_told_as_qemu_does() {
+    let ram = json!({ "base": 0, "last": 0x7ff_ffff, "kind": "ram", "name": "ram0" });
+    let port = json!({ "base": 0x3f8, "last": 0x3ff, "kind": "i/o", "name": "serial0" });
+    let spaces = json!([
+        { "name": "memory", "last": u64::MAX, "ranges": [ram] },
+        { "name": "I/O", "last": 0xffff, "ranges": [port] },
+    ]);
+    let vm = Fake::answering(Command::QueryAddressSpaces, spaces);
+    assert_eq!(
+        vm.prints("info mtree"),
+        "address-space: memory\n  0000000000000000-ffffffffffffffff (prio 0, i/o): memory\n    \
+         0000000000000000-0000000007ffffff (prio 0, ram): ram0\n\naddress-space: I/O\n  \
+         0000000000000000-000000000000ffff (prio 0, i/o): I/O\n    \
+         00000000000003f8-00000000000003ff (prio 0, i/o): serial0\n"
+    );
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! Queries about the VM: QEMU's `qapi/machine.json`, `run-state.json` and `misc.json`.
 
 use super::Spec;
-use crate::monitor::qapi::Type::{self, Any, Bool, List, Str};
+use crate::monitor::qapi::Type::{self, Any, Bool, List, Str, Uint64};
 use crate::monitor::qapi::{Enum, Member, Object};
 
 pub(super) static COMMANDS: &[Spec] = &[
@@ -20,7 +20,36 @@ pub(super) static COMMANDS: &[Spec] = &[
         "The plugins that are loaded; Baton's own command",
     )
     .returns(List(&Type::Object(&PLUGIN))),
+    Spec::new(
+        "query-address-spaces",
+        "What decodes which addresses and ports; Baton's own command",
+    )
+    .returns(List(&Type::Object(&ADDRESS_SPACE))),
 ];
+
+static ADDRESS_SPACE: Object = Object::new(
+    "BatonAddressSpace",
+    &[
+        Member::required("name", Str, "`memory` or `I/O`"),
+        Member::required("last", Uint64, "its last address"),
+        Member::required("ranges", List(&Type::Object(&RANGE)), "in ascending order"),
+    ],
+);
+
+static RANGE: Object = Object::new(
+    "BatonRange",
+    &[
+        Member::required("base", Uint64, "its first address"),
+        Member::required("last", Uint64, "its last one"),
+        Member::required("kind", Type::Enum(&RANGE_KIND), ""),
+        Member::required("name", Str, "the device or the memory backend"),
+    ],
+);
+
+static RANGE_KIND: Enum = Enum {
+    name: "BatonRangeKind",
+    values: &["ram", "i/o"],
+};
 
 static STATUS_INFO: Object = Object::new(
     "StatusInfo",
