@@ -186,13 +186,14 @@ impl Control for VmControl {
 impl VmControl {
     /// A line of the monitor for people; gives what it prints.
     fn human_line(&self, line: &str, cpu: Option<i64>) -> Result<Value, QmpError> {
-        let cpus = i64::from(self.0.options.cpus);
-        if cpu.is_some_and(|cpu| !(0..cpus).contains(&cpu)) {
-            return Err(QmpError::generic(
+        let cpu = u64::try_from(cpu.unwrap_or(0)).ok();
+        let cpu = cpu.filter(|cpu| *cpu < u64::from(self.0.options.cpus));
+        match cpu {
+            Some(cpu) => Ok(hmp::print(self, line, cpu).into()),
+            None => Err(QmpError::generic(
                 "Parameter 'cpu-index' expects a CPU number",
-            ));
+            )),
         }
-        Ok(hmp::print(self, line).into())
     }
 }
 

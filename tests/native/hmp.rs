@@ -237,6 +237,22 @@ fn a_program_gets_what_a_line_prints() -> Result<()> {
     ] {
         ensure!(tree.contains(line), "{tree}");
     }
+    for topic in [
+        "block", "chardev", "cpus", "pci", "plugins", "qtree", "uuid", "version",
+    ] {
+        let shown = prints(&format!("info {topic}"))?;
+        let shown = shown.as_str().unwrap_or_default();
+        ensure!(
+            !shown.starts_with("Error") && !shown.starts_with("unknown"),
+            "{shown}"
+        );
+    }
+    ensure!(
+        prints("info cpus")?
+            .as_str()
+            .unwrap_or_default()
+            .starts_with("* CPU #0: thread_id=")
+    );
     ensure!(prints("migrate_incoming file:a")? != "");
     let text = "terminal does not allow synchronous migration, continuing detached\r\n";
     prints("migrate_set_parameter mode cpr-reboot")?;

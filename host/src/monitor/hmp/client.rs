@@ -172,7 +172,14 @@ impl Client {
     fn start(&self, wanted: Wanted) -> JoinHandle<Ended> {
         let control = Arc::clone(&self.control);
         tokio::task::spawn_blocking(move || match wanted {
-            Wanted::Line(line) => Ended::Line(run::run(&*control, &line, Speaker { waits: true })),
+            Wanted::Line(line) => Ended::Line(run::run(
+                &*control,
+                &line,
+                Speaker {
+                    waits: true,
+                    cpu: 0,
+                },
+            )),
             Wanted::Choices(text) => Ended::Choices(complete(&*control, &text)),
         })
     }

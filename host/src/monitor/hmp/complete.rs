@@ -104,6 +104,7 @@ fn values(control: &dyn Control, values: Values, said: &[&str]) -> Vec<String> {
             _ => Vec::new(),
         },
         Values::Devices => members(&query("query-devices"), "id"),
+        Values::Drives => members(&query("query-block"), "device"),
         Values::Drivers => rows(&query("query-plugins"))
             .flat_map(|plugin| rows(&plugin["devices"]))
             .filter_map(Value::as_str)

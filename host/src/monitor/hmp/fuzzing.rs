@@ -54,7 +54,7 @@ fn say(session: &mut Session, said: &[u8]) -> String {
     while let Some(wanted) = session.next(&mut out) {
         match wanted {
             Wanted::Line(line) => {
-                let outcome = run(&NoVm, &line, Speaker { waits: false });
+                let outcome = run(&NoVm, &line, Speaker::default());
                 session.answer(&outcome, &mut out);
             }
             Wanted::Choices(text) => session.offer(&complete(&NoVm, &text), &mut out),

@@ -7,7 +7,7 @@ use crate::monitor::about;
 use crate::monitor::error::QmpError;
 
 /// A member's text; nothing if it has none.
-fn text<'a>(value: &'a Value, member: &str) -> &'a str {
+pub(super) fn text<'a>(value: &'a Value, member: &str) -> &'a str {
     value[member].as_str().unwrap_or_default()
 }
 

@@ -19,12 +19,15 @@ mod editor;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzzing;
 mod info;
+mod machine;
 mod migration;
 mod run;
 mod session;
 mod table;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_machine;
 #[cfg(test)]
 mod tests_session;
 

@@ -14,6 +14,8 @@ use crate::monitor::server::Control;
 pub(crate) struct Speaker {
     /// Whether it can be made to wait for a migration.
     pub(crate) waits: bool,
+    /// The CPU that is meant where none is named.
+    pub(crate) cpu: u64,
 }
 
 /// What came out of a line.
@@ -111,8 +113,8 @@ pub(super) fn failed(error: &QmpError) -> Outcome {
 
 /// Carries out `line` for somebody who cannot be made to wait; gives what it prints, for
 /// `human-monitor-command`. May block, as [`Control::execute`] may.
-pub(crate) fn print(control: &dyn Control, line: &str) -> String {
-    run(control, line, Speaker { waits: false }).text
+pub(crate) fn print(control: &dyn Control, line: &str, cpu: u64) -> String {
+    run(control, line, Speaker { waits: false, cpu }).text
 }
 
 impl From<String> for Done {

@@ -1,7 +1,7 @@
 //! Every command, once.
 
 use super::run::{Context, Done};
-use super::{commands, info, migration};
+use super::{commands, info, machine, migration};
 use crate::monitor::error::QmpError;
 
 /// A command, or a topic of `info`.
@@ -63,6 +63,8 @@ pub(super) enum Values {
     Devices,
     /// A type of devices.
     Drivers,
+    /// The id of a drive.
+    Drives,
     /// A migration capability.
     Capabilities,
     /// A migration parameter.
@@ -197,7 +199,14 @@ pub(super) static COMMANDS: &[Entry] = &[
 
 /// The topics of `info`, sorted by name.
 static INFO: &[Entry] = &[
+    Entry {
+        names: "block",
+        arguments: &[argument("device", Kind::OptionalWord, Values::Drives)],
+        help: "show info of one block device or all block devices",
+        run: Run::Text(machine::block),
+    },
     topic("chardev", "show the character devices", info::chardev),
+    topic("cpus", "show infos for each CPU", machine::cpus),
     topic("kvm", "show KVM information", info::kvm),
     Entry {
         names: "migrate",
@@ -217,6 +226,7 @@ static INFO: &[Entry] = &[
     ),
     topic("mtree", "show memory tree", info::mtree),
     topic("name", "show the current VM name", info::name),
+    topic("pci", "show PCI info", machine::pci),
     topic("plugins", "show the plugins that are loaded", info::plugins),
     topic("qtree", "show device tree", info::qtree),
     topic(
@@ -224,6 +234,7 @@ static INFO: &[Entry] = &[
         "show the current VM status (running|paused)",
         info::status,
     ),
+    topic("uuid", "show the current VM UUID", machine::uuid),
     topic(
         "version",
         "show the version of QEMU and of Baton",

@@ -14,13 +14,13 @@ use crate::monitor::server::Control;
 
 /// A VM that answers queries as one does in which a guest runs, and notes all else.
 #[derive(Default)]
-struct Fake {
+pub(super) struct Fake {
     asked: std::sync::Mutex<Vec<Command>>,
     answers: Vec<(Command, Value)>,
 }
 
 impl Fake {
-    fn answering(command: Command, answer: Value) -> Self {
+    pub(super) fn answering(command: Command, answer: Value) -> Self {
         Self {
             answers: vec![(command, answer)],
             ..Self::default()
@@ -29,10 +29,17 @@ impl Fake {
 
     /// Carries out a line, for somebody who can be made to wait.
     fn run(&self, line: &str) -> Outcome {
-        run(self, line, Speaker { waits: true })
+        run(
+            self,
+            line,
+            Speaker {
+                waits: true,
+                cpu: 0,
+            },
+        )
     }
 
-    fn prints(&self, line: &str) -> String {
+    pub(super) fn prints(&self, line: &str) -> String {
         self.run(line).text.replace("\r\n", "\n")
     }
 
@@ -321,7 +328,7 @@ fn what_comes_after_a_line_is_the_prompt_a_migrations_end_or_nothing() {
     assert_eq!(vm.run("migrate -d file:a").next, Next::Prompt);
     assert_eq!(vm.run("migrate file:a").next, Next::Migration);
     assert_eq!(vm.run("quit").next, Next::End);
-    let alone = run(&vm, "migrate file:a", Speaker { waits: false });
+    let alone = run(&vm, "migrate file:a", Speaker::default());
     let text = "terminal does not allow synchronous migration, continuing detached\r\n";
     assert_eq!(
         alone,
@@ -474,58 +481,6 @@ fn sizes_have_three_digits() {
     ] {
         assert_eq!(migration::size(bytes), text);
     }
-}
-
-#[test]
-fn character_devices_are_told_as_qemu_does() {
-    let rows = json!([
-        { "label": "serial0", "filename": "pty:/dev/pts/4", "frontend-open": true },
-        { "label": "log", "filename": "file", "frontend-open": false },
-    ]);
-    let vm = Fake::answering(Command::QueryChardev, rows);
-    let shown = "serial0: filename=pty:/dev/pts/4\nlog: filename=file\n";
-    assert_eq!(vm.prints("info chardev"), shown);
-}
-
-#[test]
-fn address_spaces_are_told_as_qemu_does() {
-    let ram = json!({ "base": 0, "last": 0x7ff_ffff, "kind": "ram", "name": "ram0" });
-    let port = json!({ "base": 0x3f8, "last": 0x3ff, "kind": "i/o", "name": "serial0" });
-    let spaces = json!([
-        { "name": "memory", "last": u64::MAX, "ranges": [ram] },
-        { "name": "I/O", "last": 0xffff, "ranges": [port] },
-    ]);
-    let vm = Fake::answering(Command::QueryAddressSpaces, spaces);
-    assert_eq!(
-        vm.prints("info mtree"),
-        "address-space: memory\n  0000000000000000-ffffffffffffffff (prio 0, i/o): memory\n    \
-         0000000000000000-0000000007ffffff (prio 0, ram): ram0\n\naddress-space: I/O\n  \
-         0000000000000000-000000000000ffff (prio 0, i/o): I/O\n    \
-         00000000000003f8-00000000000003ff (prio 0, i/o): serial0\n"
-    );
-}
-
-#[test]
-fn devices_and_plugins_are_listed() {
-    let devices = json!([
-        { "id": "d", "driver": "virtio-blk-pci", "bus": "pcie.0", "address": "01.0", "failed": true,
-          "reason": "\u{1b}[2J" },
-        { "id": "rtc", "driver": "mc146818rtc", "bus": "isa", "address": "0x70", "failed": false },
-    ]);
-    let vm = Fake::answering(Command::QueryDevices, devices);
-    // What names and reasons hold must not control a terminal.
-    assert_eq!(
-        vm.prints("info qtree"),
-        "bus: isa\n  dev: mc146818rtc, id \"rtc\"\n    addr = \"0x70\"\nbus: pcie.0\n  dev: \
-         virtio-blk-pci, id \"d\"\n    addr = \"01.0\"\n    failed = \"\\u{1b}[2J\"\n"
-    );
-    let plugins = json!([{ "name": "p", "version": "1", "file": "/p.so", "abi": "1.0",
-        "devices": ["a", "b"] }]);
-    let vm = Fake::answering(Command::QueryPlugins, plugins);
-    assert_eq!(
-        vm.prints("info plugins"),
-        "p 1: file=/p.so, abi=1.0, devices=a,b\n"
-    );
 }
 
 #[test]

@@ -25,7 +25,14 @@ fn say(session: &mut Session, bytes: &[u8]) -> String {
     while let Some(wanted) = session.next(&mut out) {
         match wanted {
             Wanted::Line(line) => {
-                let outcome = run(&Nothing, &line, Speaker { waits: true });
+                let outcome = run(
+                    &Nothing,
+                    &line,
+                    Speaker {
+                        waits: true,
+                        cpu: 0,
+                    },
+                );
                 session.answer(&outcome, &mut out);
             }
             Wanted::Choices(text) => session.offer(&complete(&Nothing, &text), &mut out),
