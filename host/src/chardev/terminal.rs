@@ -26,7 +26,7 @@ struct Before {
 static WANTED: Mutex<Option<bool>> = Mutex::new(None);
 
 /// How long what [`carried`] gives is, in bytes.
-pub(super) const CARRIED: usize = 16 + nix::libc::NCCS;
+pub const CARRIED: usize = 16 + nix::libc::NCCS;
 
 /// Keys go through as they are pressed; with `signal` those that send signals still do. Nothing
 /// happens if standard input is no terminal, or another's at the moment.
@@ -105,14 +105,14 @@ pub fn restore() {
 }
 
 /// What the terminal was like, for the program that this process becomes.
-pub(super) fn carried() -> Option<Vec<u8>> {
+pub fn carried() -> Option<Vec<u8>> {
     let before = (*BEFORE.lock().unwrap_or_else(PoisonError::into_inner))?;
     let flags = before.flags.iter().flat_map(|flag| flag.to_ne_bytes());
     Some(flags.chain(before.characters).collect())
 }
 
 /// What the program before this one found.
-pub(super) fn adopt(bytes: &[u8]) -> Result<(), String> {
+pub fn adopt(bytes: &[u8]) -> Result<(), String> {
     let before = Before::read(bytes).ok_or("the terminal's settings are damaged")?;
     *BEFORE.lock().unwrap_or_else(PoisonError::into_inner) = Some(before);
     Ok(())

@@ -29,6 +29,7 @@ use super::outgoing::{Line, Outgoing};
 use super::served::Parked;
 use super::session::Session;
 use super::stream::Plain;
+use super::terminal::RawMode;
 use crate::fdset::{self, Passed};
 
 /// The most bytes that may be on their way to one client: what it may be behind, and an answer.
@@ -137,6 +138,9 @@ struct KeptPassed {
 struct KeptPerson {
     stream: KeptStream,
     session: hmp::State,
+    /// What its terminal was like before it sent keys.
+    #[serde(default)]
+    terminal: Option<ByteBuf>,
     /// What it is still to be told.
     #[serde(default)]
     unsent: Vec<KeptLine>,
@@ -308,6 +312,7 @@ fn describe_person(person: hmp::Parked, fds: &mut Vec<OwnedFd>) -> KeptPerson {
     KeptPerson {
         stream: describe_stream(person.stream, fds),
         session: person.session.into_state(),
+        terminal: person.raw.and_then(RawMode::leave).map(ByteBuf::from),
         unsent: describe_unsent(person.out),
     }
 }
@@ -490,6 +495,10 @@ fn build_person(person: KeptPerson, fds: &mut Descriptors) -> Result<hmp::Parked
         stream: build_stream(&person.stream, fds)?,
         session: hmp::Session::resumed(person.session),
         out: build_unsent(person.unsent)?,
+        raw: person
+            .terminal
+            .map(|before| RawMode::adopt(&before))
+            .transpose()?,
     })
 }
 

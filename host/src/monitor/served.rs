@@ -29,11 +29,11 @@ impl Parked {
 
     /// The same on the standard streams with nothing said yet; others are disconnected.
     pub(super) fn begin_anew(self) -> Option<Self> {
-        let (mode, stream) = match self {
-            Self::Control(client) => (MonitorMode::Control, client.stream),
-            Self::Readline(client) => (MonitorMode::Readline, client.stream),
-        };
-        matches!(stream, Plain::Standard { .. }).then(|| Self::new(mode, stream))
+        match self {
+            Self::Readline(client) => client.begin_anew().map(Self::Readline),
+            Self::Control(client) => matches!(client.stream, Plain::Standard { .. })
+                .then(|| Self::new(MonitorMode::Control, client.stream)),
+        }
     }
 
     /// What is on its way to it, if events go there.

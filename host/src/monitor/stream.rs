@@ -39,8 +39,10 @@ impl Plain {
     }
 
     /// Lets a terminal send keys as they are struck.
-    pub(super) fn raw_mode(&self) -> Option<RawMode> {
-        self.is_terminal().then(RawMode::enter).flatten()
+    pub(super) fn raw_mode(&self, already: Option<RawMode>) -> Option<RawMode> {
+        self.is_terminal()
+            .then(|| RawMode::enter(already))
+            .flatten()
     }
 }
 

@@ -27,6 +27,8 @@ pub(in crate::monitor) struct Parked {
     pub(in crate::monitor) stream: Plain,
     pub(in crate::monitor) session: Session,
     pub(in crate::monitor) out: Outgoing,
+    /// Its terminal goes on sending keys.
+    pub(in crate::monitor) raw: Option<RawMode>,
 }
 
 impl Parked {
@@ -37,7 +39,17 @@ impl Parked {
             stream,
             session: Session::new(keys),
             out: greeted(),
+            raw: None,
         }
+    }
+
+    /// The same with nothing said yet, if it is on the standard streams.
+    pub(in crate::monitor) fn begin_anew(self) -> Option<Self> {
+        let Self { stream, raw, .. } = self;
+        matches!(stream, Plain::Standard { .. }).then(|| Self {
+            raw,
+            ..Self::new(stream)
+        })
     }
 }
 
@@ -90,9 +102,10 @@ impl Client {
             stream,
             session,
             out,
+            raw,
         } = parked;
         let raw = match session.has_keys() {
-            true => stream.raw_mode(),
+            true => stream.raw_mode(raw),
             false => None,
         };
         let stream = Stream::open(stream)?;
@@ -246,8 +259,6 @@ impl Client {
                 Err(_) => return None,
             }
         }
-        // The terminal is as it was before: what follows may be a program that never reads from it.
-        drop(self.raw);
         let stream = self
             .stream
             .close()
@@ -257,6 +268,7 @@ impl Client {
             stream,
             session: self.session,
             out: self.out,
+            raw: self.raw,
         })
     }
 }
