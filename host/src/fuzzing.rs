@@ -37,6 +37,25 @@ pub fn section(data: &[u8]) {
     }
 }
 
+/// Reads a file of `-readconfig`. What is wrong with it is said in one line.
+///
+/// # Panics
+/// When it is not.
+pub fn config(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else {
+        return;
+    };
+    if let Err(e) = crate::cli::parse_config(text) {
+        let line = e.to_string();
+        assert!(!line.chars().any(char::is_control), "{line:?}");
+    }
+}
+
+#[test]
+fn a_hostile_file_of_options_is_refused_in_one_line() {
+    baton_plugin_api::testing::exercise("config", 20_000, config);
+}
+
 #[test]
 fn a_hostile_client_is_answered_and_no_more() {
     baton_plugin_api::testing::exercise("qmp", 20_000, qmp);

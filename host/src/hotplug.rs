@@ -74,7 +74,8 @@ impl Vm {
             return self.announce(&mut state, option);
         };
         let chardevs = self.chardevs.configs();
-        let mut backends = Backends::new(&self.options.drives, &chardevs);
+        let backends = Backends::new(&self.options.drives, &chardevs);
+        let mut backends = backends.with_netdevs(&self.options.netdevs);
         for device in machine.devices() {
             // It is created already; this notes what it is connected to.
             let _ = backends.configure(device.device_type(), device.option());

@@ -17,12 +17,15 @@ use crate::blockers::check_only_migratable;
 use crate::chardev::terminal;
 use crate::cli::{self, Invocation, Options};
 use crate::control::{serve_monitors, start_monitors};
+use crate::daemon::Daemon;
 use crate::exec::{self, Inherited, Purpose};
 use crate::fdset;
 use crate::handover::{self, Succession};
 use crate::help;
+use crate::lifecycle::Lifecycle;
 use crate::machine::events::MachineEvent;
 use crate::monitor::Events;
+use crate::pidfile;
 use crate::plugin::Registry;
 use crate::state;
 use crate::successor;
@@ -54,12 +57,29 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Err(e) => Err(e),
     };
     terminal::restore();
+    pidfile::remove();
     outcome.unwrap_or_else(|e| {
         let reason = one_line(&*e);
         successor::failed(&reason);
-        eprintln!("baton: {reason}");
+        eprintln!("{}baton: {reason}", timestamp());
         ExitCode::from(failure)
     })
+}
+
+/// Whether an error comes with the time: `-msg timestamp=on`.
+static TIMESTAMPS: AtomicBool = AtomicBool::new(false);
+
+/// The time to put before an error, or nothing.
+fn timestamp() -> String {
+    use tracing_subscriber::fmt::format::Writer;
+    use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
+    let mut text = String::new();
+    if TIMESTAMPS.load(Ordering::Relaxed)
+        && SystemTime.format_time(&mut Writer::new(&mut text)).is_ok()
+    {
+        text.push(' ');
+    }
+    text
 }
 
 fn one_line(e: &(dyn std::error::Error + 'static)) -> String {
@@ -72,7 +92,10 @@ fn rehearse(
     inherited: &Inherited,
 ) -> Result<ExitCode, HostError> {
     let outcome = guest_options(arguments).and_then(|options| {
-        crate::log::start()?;
+        crate::log::start(&options.log)?;
+        if let Some(user) = &options.run_as {
+            user.check().map_err(|e| format!("-run-with: {e}"))?;
+        }
         vcpu::install_handler()?;
         raise_descriptor_limit();
         handover::rehearse(&options, inherited)
@@ -103,7 +126,8 @@ fn succeed(
     inherited: Inherited,
 ) -> Result<ExitCode, HostError> {
     let mut succession = Some(Succession::new(inherited)?);
-    let outcome = guest_options(arguments).and_then(|options| run_guest(options, &mut succession));
+    let outcome =
+        guest_options(arguments).and_then(|options| run_guest(options, &mut succession, None));
     match (outcome, succession) {
         (Err(e), Some(succession)) => Err(succession.roll_back(&one_line(&*e)).into()),
         (outcome, _) => outcome.map(|()| ExitCode::SUCCESS),
@@ -113,7 +137,10 @@ fn succeed(
 fn invoke(arguments: impl IntoIterator<Item = OsString>) -> Result<ExitCode, HostError> {
     let mut code = ExitCode::SUCCESS;
     let text = match cli::parse(arguments)? {
-        Invocation::Run(options) => return run_guest(*options, &mut None).map(|()| code),
+        Invocation::Run(options) => {
+            let daemon = options.daemonize.then(Daemon::detach).transpose()?;
+            return run_guest(*options, &mut None, daemon).map(|()| code);
+        }
         Invocation::DumpVmstate { file, options, all } => {
             return state::dump(&file, &options, all).map(|()| code);
         }
@@ -127,8 +154,7 @@ fn invoke(arguments: impl IntoIterator<Item = OsString>) -> Result<ExitCode, Hos
         Invocation::PluginInfo(file) => help::plugin(&file)?,
         Invocation::Completions(shell) => cli::help::completions(shell),
         Invocation::Update(options) => return update::run(&options),
-        Invocation::MachineHelp => cli::help::machine(),
-        Invocation::ObjectHelp => cli::help::object(),
+        Invocation::OptionHelp(text) => text,
         Invocation::Version => cli::help::version(),
         Invocation::Help => cli::help::usage(),
     };
@@ -138,8 +164,19 @@ fn invoke(arguments: impl IntoIterator<Item = OsString>) -> Result<ExitCode, Hos
     Ok(code)
 }
 
-fn run_guest(options: Options, succession: &mut Option<Succession>) -> Result<(), HostError> {
-    crate::log::start()?;
+/// Runs the guest until the process is to end.
+fn run_guest(
+    options: Options,
+    succession: &mut Option<Succession>,
+    daemon: Option<Daemon>,
+) -> Result<(), HostError> {
+    TIMESTAMPS.store(options.timestamps, Ordering::Relaxed);
+    crate::log::start(&options.log)?;
+    if let Some(user) = &options.run_as {
+        user.check().map_err(|e| format!("-run-with: {e}"))?;
+    }
+    // A program that was executed stays where it is.
+    let mut lifecycle = Lifecycle::new(&options, daemon);
     let (requests, inbox) = channel();
     // Of a guest that is here already, whoever signals means the guest.
     SERVING.store(succession.is_some(), Ordering::SeqCst);
@@ -162,6 +199,7 @@ fn run_guest(options: Options, succession: &mut Option<Succession>) -> Result<()
         if let Some(taken) = succession.take() {
             taken.release();
         }
+        lifecycle.guest_is_here();
         // The guest runs: without a monitor too, rather than not at all.
         if let Some(kept) = kept
             && let Err(e) = serve_monitors(&vm, kept)
@@ -169,7 +207,7 @@ fn run_guest(options: Options, succession: &mut Option<Succession>) -> Result<()
             tracing::error!("{}", error_chain(&e));
         }
         systemd::ready(vm.state().runstate.status());
-    } else if let Some(handover) = wait_for_source(&vm)? {
+    } else if let Some(handover) = wait_for_source(&vm, &mut lifecycle)? {
         let now = take_guest_later(&vm, handover)?;
         start_monitors(&vm)?;
         SERVING.store(true, Ordering::SeqCst);
@@ -184,10 +222,12 @@ fn run_guest(options: Options, succession: &mut Option<Succession>) -> Result<()
         if let Some(main) = &incoming.main {
             handover::arrive(&vm, main, true)?;
         }
+        lifecycle.set_up()?;
     } else {
         vm.open_chardevs()?;
         vm.power_on()?;
         start_monitors(&vm)?;
+        lifecycle.set_up()?;
         SERVING.store(true, Ordering::SeqCst);
         let mut state = vm.state();
         if state.autostart {
@@ -195,7 +235,8 @@ fn run_guest(options: Options, succession: &mut Option<Succession>) -> Result<()
         }
         systemd::ready(state.runstate.status());
     }
-    let outcome = serve(&vm, &inbox);
+    lifecycle.up()?;
+    let outcome = serve(&vm, &inbox, &mut lifecycle);
     vm.chardevs.finish();
     if let Some(monitor) = vm.take_monitor() {
         monitor.shutdown(FLUSH);
@@ -205,13 +246,22 @@ fn run_guest(options: Options, succession: &mut Option<Succession>) -> Result<()
 
 /// With an `-incoming` for a cpr channel: waits for the source's descriptors, before there is any
 /// monitor.
-fn wait_for_source(vm: &Arc<Vm>) -> Result<Option<TargetHandover>, HostError> {
+fn wait_for_source(
+    vm: &Arc<Vm>,
+    lifecycle: &mut Lifecycle,
+) -> Result<Option<TargetHandover>, HostError> {
     let Some(incoming) = &vm.options.incoming else {
         return Ok(None);
     };
     check_only_migratable(&vm.options, None)?;
-    let cpr = incoming.cpr.as_ref();
-    cpr.map(|cpr| handover::receive(vm, cpr)).transpose()
+    let Some(cpr) = incoming.cpr.as_ref() else {
+        return Ok(None);
+    };
+    let listens = || {
+        lifecycle.set_up()?;
+        lifecycle.up()
+    };
+    handover::receive(vm, cpr, listens).map(Some)
 }
 
 /// Leaves `handover` to `migrate-incoming`, before there is a client that could say so; or gives it
@@ -247,13 +297,19 @@ fn take_guest(
 }
 
 /// Acts on what happens until the process is to end.
-fn serve(vm: &Vm, inbox: &Receiver<MachineEvent>) -> Result<(), HostError> {
+fn serve(
+    vm: &Vm,
+    inbox: &Receiver<MachineEvent>,
+    lifecycle: &mut Lifecycle,
+) -> Result<(), HostError> {
     let watchdog = Watchdog::new();
     loop {
         match next_event(vm, inbox, watchdog)? {
             MachineEvent::PowerOff => {
                 vm.shut_down(true, "guest-shutdown");
-                return Ok(());
+                if !vm.options.no_shutdown {
+                    return Ok(());
+                }
             }
             MachineEvent::Sleep => vm.suspend(),
             // It is looked at before every wait.
@@ -262,8 +318,11 @@ fn serve(vm: &Vm, inbox: &Receiver<MachineEvent>) -> Result<(), HostError> {
                 if vm.options.no_reboot && !vm.state().guest_sleeps() =>
             {
                 vm.shut_down(true, "guest-reset");
-                return Ok(());
+                if !vm.options.no_shutdown {
+                    return Ok(());
+                }
             }
+            MachineEvent::Arrived => lifecycle.guest_is_here(),
             MachineEvent::Reset | MachineEvent::TripleFault => {
                 if let Err(e) = vm.reset(true) {
                     tracing::error!("the guest cannot be reset: {}", error_chain(&*e));
@@ -345,6 +404,7 @@ fn watch_signals(requests: Sender<MachineEvent>) -> Result<(), HostError> {
                 if !SERVING.load(Ordering::SeqCst) {
                     terminal::restore();
                     eprintln!("baton: ended by {signal} before the guest ran here");
+                    pidfile::remove();
                     std::process::exit(1);
                 }
                 let quit = MachineEvent::Quit {

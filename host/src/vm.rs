@@ -251,6 +251,12 @@ impl Vm {
         *self.monitor.lock().unwrap_or_else(PoisonError::into_inner) = Some(monitor);
     }
 
+    /// The guest that was waited for is here.
+    pub fn arrived(&self) {
+        // The main thread lives longer than the guest.
+        let _ = self.requests.send(MachineEvent::Arrived);
+    }
+
     /// Sets migration parameters.
     pub fn set_parameters(&self, changes: ParameterChanges) -> Result<(), HostError> {
         let mut state = self.state();

@@ -18,6 +18,9 @@ pub struct Config {
     /// The drives that properties of kind `Drive` name, by the property's name.
     #[serde(default)]
     pub drives: BTreeMap<String, Drive>,
+    /// The network backends that properties of kind `Netdev` name, by the property's name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub netdevs: BTreeMap<String, Netdev>,
     /// Set when the device's state will be loaded, which is when it must open nothing that
     /// [`Host::preserved_fd`](crate::Host::preserved_fd) gives it, and touch nothing the same
     /// device in another process may still be using. In mode `normal` nothing is given, and what only
@@ -109,6 +112,19 @@ pub struct Drive {
     /// `file.locking`: whether the image is locked; on unless said otherwise.
     #[serde(default = "yes")]
     pub locking: bool,
+}
+
+/// A `-netdev`, as the user described it. The device opens it.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Netdev {
+    /// Its id.
+    pub id: String,
+    /// `type=`: `user`, `tap`, ..., or another word that the device may refuse.
+    pub kind: String,
+    /// Its other properties as text, whose types were checked. A part of a part has a dot in its
+    /// name: `addr.path`.
+    #[serde(default)]
+    pub options: BTreeMap<String, String>,
 }
 
 fn yes() -> bool {

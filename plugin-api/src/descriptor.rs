@@ -104,6 +104,8 @@ pub enum PropertyKind {
     Drive,
     /// The id of a `-chardev`, whose descriptors [`Host::chardev`](crate::Host::chardev) gives.
     Chardev,
+    /// The id of a `-netdev`, whose options reach the device as [`Config::netdevs`](crate::Config).
+    Netdev,
 }
 
 impl PropertyKind {
@@ -117,6 +119,7 @@ impl PropertyKind {
             PropertyKind::Enum(words) => format!("<{}>", words.join("|")),
             PropertyKind::Drive => "<id of a -drive>".into(),
             PropertyKind::Chardev => "<id of a -chardev>".into(),
+            PropertyKind::Netdev => "<id of a -netdev>".into(),
         }
     }
 }
@@ -261,7 +264,9 @@ pub fn fits(kind: &PropertyKind, value: &Value) -> bool {
         (PropertyKind::Uint { min, max }, Value::Uint(n)) => (min..=max).contains(&n),
         (PropertyKind::String { max_len }, Value::String(s)) => s.len() <= *max_len as usize,
         (PropertyKind::Enum(words), Value::String(s)) => words.contains(s),
-        (PropertyKind::Drive | PropertyKind::Chardev, Value::String(_)) => true,
+        (PropertyKind::Drive | PropertyKind::Chardev | PropertyKind::Netdev, Value::String(_)) => {
+            true
+        }
         _ => false,
     }
 }

@@ -79,7 +79,7 @@ fn a_property_of_another_type() -> Result<()> {
         ),
         (
             "virtio-blk-pci,drive=other",
-            "can't find value 'other'; add a -drive with that id",
+            "can't find value 'other'; add a -drive or -blockdev with that id",
         ),
         (
             "virtio-blk-pci",
@@ -236,4 +236,40 @@ fn a_memory_size_that_is_none() -> Result<()> {
         )?;
     }
     Ok(())
+}
+
+#[test]
+fn a_cpu_feature_that_the_host_does_not_have() -> Result<()> {
+    needs_kvm!();
+    expect(
+        &["-cpu", "host,+avx512pf"],
+        &[
+            "-cpu host,+avx512pf: host doesn't support requested feature: CPUID[eax=07h,ecx=00h].EBX",
+        ],
+    )?;
+    expect(
+        &["-cpu", "host,+vmx"],
+        &[
+            "-cpu host,+vmx: 'vmx' is hidden from guests",
+            "leave it out",
+        ],
+    )
+}
+
+#[test]
+fn a_network_backend_that_no_device_can_have() -> Result<()> {
+    needs_kvm!();
+    expect(
+        &["-netdev", "user,id=n0"],
+        &["netdev n0 has no peer, and no plugin that is loaded has a network device"],
+    )
+}
+
+#[test]
+fn a_user_that_is_root() -> Result<()> {
+    needs_kvm!();
+    expect(
+        &["-runas", "root"],
+        &["root keeps its rights; name another user"],
+    )
 }

@@ -2,6 +2,7 @@
 //!
 //! `BATON_TEST_VMM=qemu` runs the same tests on QEMU: what fails there as well is the test's fault.
 
+mod background;
 mod blockers;
 mod boot;
 mod chardevs;
@@ -12,7 +13,6 @@ mod demand;
 mod document;
 mod exec;
 mod exec_deaths;
-mod exec_deferred;
 mod failure;
 mod fds;
 mod hmp;

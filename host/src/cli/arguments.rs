@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 
+use super::config_file;
 use super::definition;
 use super::error::CliError;
 use super::nearest::hint;
@@ -51,7 +52,11 @@ pub(super) fn read(arguments: impl IntoIterator<Item = OsString>) -> Result<Vec<
                 ));
             }
         };
-        words.push(Word::new(option, value));
+        match (option.name, &value) {
+            // As if what the file says had been said here.
+            ("readconfig", Some(file)) => words.extend(config_file::read(file)?),
+            _ => words.push(Word::new(option, value)),
+        }
     }
     Ok(words)
 }

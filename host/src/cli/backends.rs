@@ -2,11 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use baton_plugin_api::{BusClass, Config, DeviceType, Drive, Property, PropertyKind, Value};
+use baton_plugin_api::{
+    BusClass, Config, DeviceType, Drive, Netdev, Property, PropertyKind, Value,
+};
 
 use super::device::DeviceOption;
 use super::error::CliError;
-use super::nearest::hint;
+use super::nearest::{hint, not_accepted};
 use super::number;
 use crate::chardev::Chardev;
 
@@ -15,6 +17,7 @@ pub struct Backends<'a> {
     drives: BTreeMap<&'a str, (&'a Drive, bool)>,
     /// How many more devices each takes.
     chardevs: BTreeMap<&'a str, usize>,
+    netdevs: BTreeMap<&'a str, (&'a Netdev, bool)>,
 }
 
 impl<'a> Backends<'a> {
@@ -29,7 +32,28 @@ impl<'a> Backends<'a> {
                 .iter()
                 .map(|chardev| (chardev.id.as_str(), chardev.users_max()))
                 .collect(),
+            netdevs: BTreeMap::new(),
         }
+    }
+
+    /// These as well.
+    #[must_use]
+    pub fn with_netdevs(self, netdevs: &'a [Netdev]) -> Self {
+        Self {
+            netdevs: netdevs
+                .iter()
+                .map(|netdev| (netdev.id.as_str(), (netdev, false)))
+                .collect(),
+            ..self
+        }
+    }
+
+    /// The network backends that no device has taken.
+    pub fn idle_netdevs(&self) -> impl Iterator<Item = &'a Netdev> + '_ {
+        self.netdevs
+            .values()
+            .filter(|(_, taken)| !taken)
+            .map(|(netdev, _)| *netdev)
     }
 
     /// What device `option` of type `kind` is created from: every property that was said or has a
@@ -116,17 +140,17 @@ impl<'a> Backends<'a> {
                 text.len()
             )),
             PropertyKind::String { .. } => Ok(owned()),
-            PropertyKind::Enum(words) if !words.iter().any(|word| word == text) => Err(format!(
-                "Parameter '{name}' does not accept value '{text}'; use {}",
-                words.join(", ")
-            )),
+            PropertyKind::Enum(words) if !words.iter().any(|word| word == text) => {
+                Err(not_accepted(name, text, words.iter().map(String::as_str)))
+            }
             PropertyKind::Enum(_) => Ok(owned()),
             PropertyKind::Drive => {
+                let drives: Vec<_> = self.drives.keys().copied().collect();
                 let (drive, taken) = self.drives.get_mut(text).ok_or_else(|| {
                     format!(
-                        "Property '{}.{name}' can't find value '{text}'; add a -drive with \
-                             that id",
-                        kind.name
+                        "Property '{}.{name}' can't find value '{text}'{}",
+                        kind.name,
+                        missing(text, drives, "-drive or -blockdev")
                     )
                 })?;
                 take(taken, kind, name, text)?;
@@ -134,11 +158,12 @@ impl<'a> Backends<'a> {
                 Ok(owned())
             }
             PropertyKind::Chardev => {
+                let chardevs: Vec<_> = self.chardevs.keys().copied().collect();
                 let room = self.chardevs.get_mut(text).ok_or_else(|| {
                     format!(
-                        "Property '{}.{name}' can't find value '{text}'; add a -chardev with \
-                             that id",
-                        kind.name
+                        "Property '{}.{name}' can't find value '{text}'{}",
+                        kind.name,
+                        missing(text, chardevs, "-chardev")
                     )
                 })?;
                 let mut full = *room == 0;
@@ -146,7 +171,28 @@ impl<'a> Backends<'a> {
                 *room -= 1;
                 Ok(owned())
             }
+            PropertyKind::Netdev => {
+                let netdevs: Vec<_> = self.netdevs.keys().copied().collect();
+                let (netdev, taken) = self.netdevs.get_mut(text).ok_or_else(|| {
+                    format!(
+                        "Property '{}.{name}' can't find value '{text}'{}",
+                        kind.name,
+                        missing(text, netdevs, "-netdev")
+                    )
+                })?;
+                take(taken, kind, name, text)?;
+                config.netdevs.insert(name.clone(), (*netdev).clone());
+                Ok(owned())
+            }
         }
+    }
+}
+
+/// What to do about an id that nothing has.
+fn missing(id: &str, known: Vec<&str>, option: &str) -> String {
+    match hint(id, known) {
+        none if none.is_empty() => format!("; add a {option} with that id"),
+        near => near,
     }
 }
 
@@ -251,8 +297,12 @@ mod tests {
             ),
             (
                 "drive=d1",
-                "Property 'virtio-blk-pci.drive' can't find value 'd1'; \
-                 add a -drive with that id",
+                "Property 'virtio-blk-pci.drive' can't find value 'd1'; did you mean 'd0'?",
+            ),
+            (
+                "drive=xyz",
+                "Property 'virtio-blk-pci.drive' can't find value 'xyz'; \
+                 add a -drive or -blockdev with that id",
             ),
             (
                 "num-queues=9",
@@ -287,7 +337,11 @@ mod tests {
             ),
             (
                 "isa-serial,chardev=c1",
-                "Property 'isa-serial.chardev' can't find value 'c1'; \
+                "Property 'isa-serial.chardev' can't find value 'c1'; did you mean 'c0'?",
+            ),
+            (
+                "isa-serial,chardev=log",
+                "Property 'isa-serial.chardev' can't find value 'log'; \
                  add a -chardev with that id",
             ),
         ] {
@@ -306,6 +360,42 @@ mod tests {
             configure(&serial(), &["isa-serial,chardev=c0"; 2]).unwrap_err(),
             "Property 'isa-serial.chardev' can't take value 'c0', it's in use"
         );
+    }
+
+    #[test]
+    fn a_netdev_reaches_its_device_and_what_none_takes_is_known() {
+        let mut kind = DeviceType::new("nic", BusClass::Virtio, "a network card");
+        kind.properties = vec![Property::new("netdev", PropertyKind::Netdev, "")];
+        let netdev = |id: &str| Netdev {
+            id: id.into(),
+            kind: "user".into(),
+            ..Netdev::default()
+        };
+        let netdevs = [netdev("n0"), netdev("n1")];
+        let mut backends = Backends::new(&[], &[]).with_netdevs(&netdevs);
+        let mut configure = |text: &str| {
+            let option = DeviceOption::parse(text).unwrap();
+            backends
+                .configure(&kind, &option)
+                .map_err(|error| error.reason)
+        };
+        assert_eq!(
+            configure("nic,netdev=n1").unwrap().netdevs["netdev"],
+            netdevs[1]
+        );
+        assert_eq!(
+            configure("nic,netdev=n1").unwrap_err(),
+            "Property 'nic.netdev' can't take value 'n1', it's in use"
+        );
+        assert_eq!(
+            configure("nic,netdev=net").unwrap_err(),
+            "Property 'nic.netdev' can't find value 'net'; add a -netdev with that id"
+        );
+        let idle: Vec<_> = backends
+            .idle_netdevs()
+            .map(|netdev| &netdev.id[..])
+            .collect();
+        assert_eq!(idle, ["n0"]);
     }
 
     #[test]

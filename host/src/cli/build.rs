@@ -8,19 +8,25 @@ use baton_migration::address::{Incoming, IncomingChannels};
 use baton_migration::settings::Settings;
 
 use super::add_fd::AddFd;
+use super::blockdev;
 use super::chardev;
+use super::cpu::CpuOption;
 use super::definition;
 use super::device::DeviceOption;
 use super::drive::{self, Interface};
 use super::error::CliError;
 use super::global::Globals;
+use super::help;
 use super::machine::{self, MachineOption};
 use super::mon;
+use super::netdev;
 use super::object::MemoryBackend;
 use super::options::{Invocation, Kernel, Options};
 use super::pairs::Pairs;
+use super::process::{self, Actions};
 use super::said::Said;
 use super::serial::Serial;
+use super::table::Opt;
 use crate::chardev::{Chardev, ChardevBackend};
 use crate::monitor::{MonitorAddress, MonitorMode, MonitorOption};
 
@@ -35,8 +41,8 @@ const DISK: &str = "virtio-blk-pci";
 
 /// What the command line asks for.
 pub(super) fn invocation(said: &Said) -> Result<Invocation, CliError> {
-    if let Some(help) = help(said) {
-        return Ok(help);
+    if let Some(text) = only_text(said) {
+        return Ok(text);
     }
     let options = Box::new(options(said)?);
     Ok(match said.last("dump-vmstate") {
@@ -51,22 +57,95 @@ pub(super) fn invocation(said: &Said) -> Result<Invocation, CliError> {
     })
 }
 
+/// `-device`, each of which remembers where it was said.
+fn devices(said: &Said) -> Result<Vec<DeviceOption>, CliError> {
+    said.words("device")
+        .map(|word| {
+            let device = DeviceOption::parse(&word.value).map_err(|reason| word.error(reason))?;
+            Ok(DeviceOption {
+                origin: word.origin.clone(),
+                ..device
+            })
+        })
+        .collect()
+}
+
+/// The clock that every machine has, unless a `-device` is it.
+fn clock(said: &Said, devices: &[DeviceOption]) -> Result<Option<DeviceOption>, CliError> {
+    let base = said
+        .each("rtc", process::rtc)?
+        .into_iter()
+        .flatten()
+        .next_back();
+    let own = devices.iter().any(|device| device.driver == CLOCK);
+    Ok(match (own, base) {
+        (true, Some(base)) => {
+            let reason = format!("there is a -device {CLOCK}; say base={base} of it");
+            return Err(said.error("rtc", reason));
+        }
+        (true, None) => None,
+        (false, None) => Some(DeviceOption::implied(
+            CLOCK,
+            &[],
+            format!("-device {CLOCK}"),
+        )),
+        (false, Some(base)) => Some(DeviceOption::implied(
+            CLOCK,
+            &[("base", &base)],
+            format!("-rtc base={base}"),
+        )),
+    })
+}
+
+/// The last `-cpu`; every one is checked.
+fn cpu(said: &Said) -> Result<CpuOption, CliError> {
+    let cpu = said.each("cpu", CpuOption::parse)?.pop();
+    let origin = said.words("cpu").next_back();
+    Ok(CpuOption {
+        origin: origin.map(|word| word.origin.clone()).unwrap_or_default(),
+        ..cpu.unwrap_or_default()
+    })
+}
+
+/// With `-daemonize` there will be no terminal.
+fn nothing_on_a_terminal(
+    said: &Said,
+    chardevs: &[Chardev],
+    monitors: &[MonitorOption],
+) -> Result<(), CliError> {
+    // QEMU's texts.
+    if said.flag("nographic") {
+        let reason = "-nographic cannot be used with -daemonize; leave one out";
+        return Err(CliError::new("-nographic", reason));
+    }
+    match stdio_users(chardevs, monitors).next() {
+        None => Ok(()),
+        Some(user) => Err(CliError::new(
+            "-daemonize",
+            format!("cannot use stdio with -daemonize; connect {user} to something else"),
+        )),
+    }
+}
+
 /// The options that only print something; they are told before anything is checked.
-fn help(said: &Said) -> Option<Invocation> {
+fn only_text(said: &Said) -> Option<Invocation> {
     if said.flag("help") {
         return Some(Invocation::Help);
     }
     if said.flag("version") {
         return Some(Invocation::Version);
     }
-    let is_help = |value: &str| value == "help" || value.ends_with(",help");
-    if said.all("machine").any(is_help) {
-        return Some(Invocation::MachineHelp);
+    let of = |option: &Opt| {
+        let subjects = said.all(option.name).filter_map(help::subject);
+        let mut texts = subjects.filter_map(|subject| help::option(option, subject));
+        texts.next().map(Invocation::OptionHelp)
+    };
+    if let Some(help) = definition::options().find_map(of) {
+        return Some(help);
     }
-    if said.all("object").any(is_help) {
-        return Some(Invocation::ObjectHelp);
-    }
-    let device = said.all("device").find(|value| is_help(value))?;
+    let device = said
+        .all("device")
+        .find(|value| help::subject(value).is_some())?;
     Some(Invocation::DeviceHelp {
         device: device.split_once(',').map(|(name, _)| name.to_owned()),
         plugins: said.all("plugin").map(PathBuf::from).collect(),
@@ -74,7 +153,9 @@ fn help(said: &Said) -> Option<Invocation> {
 }
 
 fn options(said: &Said) -> Result<Options, CliError> {
-    said.each("cpu", machine::cpu_model)?;
+    said.each("overcommit", process::overcommit)?;
+    said.each("boot", process::boot)?;
+    said.each("sandbox", process::sandbox)?;
     said.each("accel", machine::accelerator)?;
     said.each("display", display)?;
     for option in ["vga", "nic", "net", "parallel", "audio"] {
@@ -86,7 +167,7 @@ fn options(said: &Said) -> Result<Options, CliError> {
 
     let mut chardevs = said.each("chardev", chardev::parse)?;
     let (mut monitors, placed) = mon::monitors(said, &mut chardevs)?;
-    let mut devices = said.each("device", DeviceOption::parse)?;
+    let mut devices = devices(said)?;
     let mut serial = serial_lines(said, &mut chardevs, &monitors, &devices)?;
     unique(
         "chardev",
@@ -96,17 +177,22 @@ fn options(said: &Said) -> Result<Options, CliError> {
         mon.place(&origin, &mut chardevs, &mut monitors)?;
     }
     one_user_of_stdio(&chardevs, &monitors)?;
+    if said.flag("daemonize") {
+        nothing_on_a_terminal(said, &chardevs, &monitors)?;
+    }
 
     let mut drives = Vec::new();
     let disks = drives_and_disks(said, &mut drives)?;
+    let nodes = blockdev::drives(said)?;
+    drives.extend(nodes.into_iter().map(|(drive, _)| drive));
     unique("drive", drives.iter().map(|drive| drive.id.as_str()))?;
 
+    let netdevs = said.each("netdev", netdev::parse)?;
+    unique("netdev", netdevs.iter().map(|netdev| netdev.id.as_str()))?;
+
     // The machine's own devices come first, so that they have the lowest places.
-    if !devices.iter().any(|device| device.driver == CLOCK) {
-        serial.insert(
-            0,
-            DeviceOption::implied(CLOCK, &[], format!("-device {CLOCK}")),
-        );
+    if let Some(clock) = clock(said, &devices)? {
+        serial.insert(0, clock);
     }
     devices.splice(0..0, serial);
     devices.extend(disks);
@@ -118,9 +204,14 @@ fn options(said: &Said) -> Result<Options, CliError> {
     )?;
 
     let incoming = incoming(said)?;
+    let Actions {
+        no_reboot,
+        no_shutdown,
+    } = Actions::read(said)?;
     Ok(Options {
         name: said.each("name", name)?.pop(),
         machine: machine.machine,
+        cpu: cpu(said)?,
         cpus: said.each("smp", machine::cpus)?.pop().unwrap_or(1),
         memory,
         kernel: kernel(
@@ -129,6 +220,7 @@ fn options(said: &Said) -> Result<Options, CliError> {
         )?,
         devices,
         drives,
+        netdevs,
         chardevs,
         plugins: said.all("plugin").map(PathBuf::from).collect(),
         monitors,
@@ -137,7 +229,13 @@ fn options(said: &Said) -> Result<Options, CliError> {
         settings: settings(said)?,
         only_migratable: only_migratable(said)?,
         paused: said.flag("S"),
-        no_reboot: said.flag("no-reboot"),
+        no_reboot,
+        no_shutdown,
+        daemonize: said.flag("daemonize"),
+        pidfile: said.each("pidfile", process::pidfile)?.pop(),
+        run_as: process::run_as(said)?,
+        log: process::log(said)?,
+        timestamps: said.each("msg", process::msg)?.pop().unwrap_or(false),
     })
 }
 
@@ -234,13 +332,14 @@ fn serial_lines(
     let nothing = |option| said.words(option).next().is_none();
     let no_monitor = ["monitor", "qmp", "mon"].into_iter().all(nothing);
     if lines.is_empty() && !said.flag("nodefaults") && !own {
-        lines.push(match stdio_users(chardevs, monitors).next() {
-            Some(_) => (Serial::Backend(ChardevBackend::Null), "-serial null".into()),
+        let taken = stdio_users(chardevs, monitors).next().is_some();
+        lines.push(match taken || said.flag("daemonize") {
+            true => (Serial::Backend(ChardevBackend::Null), "-serial null".into()),
             // As QEMU, which has a monitor of its own then.
-            None if said.flag("nographic") && no_monitor => {
+            false if said.flag("nographic") && no_monitor => {
                 (Serial::MON_STDIO, "-serial mon:stdio".into())
             }
-            None => (
+            false => (
                 Serial::Backend(ChardevBackend::Stdio { signal: true }),
                 "-serial stdio".into(),
             ),

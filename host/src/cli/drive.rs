@@ -1,5 +1,7 @@
 //! `-drive`.
 
+use std::os::unix::fs::FileTypeExt;
+
 use baton_plugin_api::Drive;
 
 use super::id::Id;
@@ -14,21 +16,95 @@ pub(super) enum Interface {
     Virtio,
 }
 
+/// What an image may be: the first is what is meant if nothing is said.
+pub(super) const FORMATS: [&str; 1] = ["raw"];
+
+/// What an image may be on the host.
+pub(super) const PROTOCOLS: [&str; 2] = ["file", "host_device"];
+
+/// `-drive help`: each property and what it does.
+pub(super) const PROPERTIES: [(&str, &str); 16] = [
+    ("file=PATH", "the image; also file.filename="),
+    (
+        "if=none|virtio",
+        "none: a -device names it; virtio: one is made (default)",
+    ),
+    (
+        "id=ID",
+        "the name that -device drive= says; also node-name=",
+    ),
+    (
+        "index=N",
+        "its number among all drives, from 0 in the order said",
+    ),
+    ("format=raw", "also driver="),
+    ("media=disk", "always"),
+    (
+        "readonly=on|off",
+        "the guest may only read (default off); also read-only=",
+    ),
+    (
+        "cache=writeback|none|unsafe",
+        "none is cache.direct=on, unsafe is cache.no-flush=on",
+    ),
+    (
+        "cache.direct=on|off",
+        "bypass the host's page cache (default off)",
+    ),
+    (
+        "cache.no-flush=on|off",
+        "do not pass on the guest's flushes (default off)",
+    ),
+    ("aio=threads|io_uring", "how the image is read and written"),
+    (
+        "discard=unmap|ignore",
+        "whether a discard frees blocks (default ignore)",
+    ),
+    (
+        "file.locking=on|off|auto",
+        "lock the image (default auto: on)",
+    ),
+    (
+        "file.driver=file|host_device",
+        "what the image is on the host",
+    ),
+    (
+        "werror=report, rerror=report",
+        "an error is reported to the guest",
+    ),
+    ("detect-zeroes, snapshot, copy-on-read=off", "always off"),
+];
+
 /// What other options of QEMU's drives are for, so that a refusal can say what to do.
-const ELSEWHERE: [(&str, &str); 12] = [
+const ELSEWHERE: [(&str, &str); 6] = [
     ("addr", "say it of the -device"),
     ("bps", "throttling is not there"),
-    ("copy-on-read", "images are raw files"),
-    ("detect-zeroes", "it is always off"),
-    ("index", "give each drive an id"),
     ("iops", "throttling is not there"),
-    ("rerror", "an error is reported to the guest"),
     ("serial", "say it of the -device"),
-    ("snapshot", "images are raw files"),
     ("unit", "give each drive an id"),
     ("bus", "say it of the -device"),
-    ("werror", "an error is reported to the guest"),
 ];
+
+/// An image on the host: what is below every drive.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Backing {
+    pub(super) file: String,
+    pub(super) aio: Option<String>,
+    pub(super) locking: bool,
+}
+
+impl Backing {
+    /// The properties of a node of driver `file` or `host_device`.
+    pub(super) fn take(pairs: &mut Pairs, driver: &str) -> Result<Self, String> {
+        let file = pairs.require("filename")?;
+        suits(driver, &file)?;
+        Ok(Self {
+            file,
+            aio: aio(pairs)?,
+            locking: locking(pairs)?.unwrap_or(true),
+        })
+    }
+}
 
 /// One value of `-drive`, the `count`-th.
 pub(super) fn parse(text: &str, count: usize) -> Result<(Interface, Drive), String> {
@@ -49,40 +125,82 @@ pub(super) fn parse(text: &str, count: usize) -> Result<(Interface, Drive), Stri
             ));
         }
     };
-    let id = match (pairs.take("id"), interface) {
+    let named = one_of(&mut pairs, ["id", "node-name"], Pairs::text)?;
+    let id = match (named, interface) {
         (Some(id), _) => id.parse::<Id>()?.to_string(),
         // Names as QEMU makes them.
         (None, Interface::None) => format!("none{count}"),
         (None, Interface::Virtio) => format!("virtio{count}"),
     };
-    if let Some(media) = pairs.take("media").filter(|media| media != "disk") {
-        return Err(format!("Medium '{media}' is not supported; use disk"));
-    }
-    let file = pairs.require("file")?;
-    let format = pairs.take("format").unwrap_or_else(|| "raw".to_owned());
-    let read_only = one_of(&mut pairs, "readonly", "read-only")?.unwrap_or(false);
-    let cache = Cache::take(&mut pairs)?;
-    let aio = match pairs.take("aio").as_deref() {
-        None => None,
-        Some(word @ ("threads" | "io_uring")) => Some(word.to_owned()),
-        Some(_) => return Err("Parameter 'aio' expects 'threads' or 'io_uring'".to_owned()),
-    };
-    let discard = match pairs.take("discard").as_deref() {
-        None | Some("ignore" | "off") => false,
-        Some("unmap" | "on") => true,
-        Some(_) => return Err("Parameter 'discard' expects 'unmap' or 'ignore'".to_owned()),
-    };
-    let locking = match pairs
-        .take("file.locking")
-        .or(pairs.take("locking"))
-        .as_deref()
+    if let Some(index) = pairs
+        .take("index")
+        .filter(|index| *index != count.to_string())
     {
-        None | Some("on" | "auto") => true,
-        Some("off") => false,
-        Some(_) => {
-            return Err("Parameter 'file.locking' expects 'on', 'off' or 'auto'".to_owned());
+        return Err(format!(
+            "Parameter 'index' is {index} and this is number {count}: drives are numbered in the \
+             order said; leave it out"
+        ));
+    }
+    if let Some(media) = pairs.take("media").filter(|media| media != "disk") {
+        return Err(format!(
+            "Medium '{media}' is not supported; use disk, with readonly=on for what is only read"
+        ));
+    }
+    let format = one_of(&mut pairs, ["format", "driver"], Pairs::text)?;
+    let format = format.unwrap_or_else(|| FORMATS[0].to_owned());
+    let mut below = pairs.split_off("file").unwrap_or_default();
+    let driver = below.take("driver");
+    if let Some(driver) = driver
+        .as_deref()
+        .filter(|driver| !PROTOCOLS.contains(driver))
+    {
+        return Err(format!(
+            "Unknown driver '{driver}'; use file.driver=file or file.driver=host_device"
+        ));
+    }
+    let file = match (pairs.take("file"), below.take("filename")) {
+        (Some(_), Some(_)) => {
+            return Err("Parameters 'file' and 'file.filename' are the same; leave one out".into());
         }
+        (file, filename) => file
+            .or(filename)
+            .filter(|file| !file.is_empty())
+            .ok_or("Parameter 'file' is missing")?,
     };
+    if let Some(driver) = driver {
+        suits(&driver, &file)?;
+    }
+    let read_only = one_of(&mut pairs, ["readonly", "read-only"], Pairs::switch)?.unwrap_or(false);
+    // With `on` QEMU opens for reading what cannot be written, and then refuses it to the device.
+    pairs.switch("auto-read-only")?;
+    let cache = Cache::take(&mut pairs)?;
+    let aio = match (aio(&mut pairs)?, aio(&mut below)?) {
+        (Some(_), Some(_)) => {
+            return Err("Parameters 'aio' and 'file.aio' are the same; leave one out".into());
+        }
+        (first, second) => first.or(second),
+    };
+    let discard = discard(&mut pairs)?.unwrap_or(false);
+    let locking = match (locking(&mut below)?, locking(&mut pairs)?) {
+        (Some(_), Some(_)) => {
+            return Err(
+                "Parameters 'file.locking' and 'locking' are the same; leave one out".into(),
+            );
+        }
+        (first, second) => first.or(second).unwrap_or(true),
+    };
+    for key in ["snapshot", "copy-on-read", "detect-zeroes"] {
+        only_off(&mut pairs, key)?;
+    }
+    for key in ["werror", "rerror"] {
+        if let Some(action) = pairs.take(key).filter(|action| action != "report") {
+            return Err(format!(
+                "Parameter '{key}' does not accept value '{action}'; use report: an error is \
+                 reported to the guest"
+            ));
+        }
+    }
+    below.finish("drive.file.")?;
     pairs.finish("drive.")?;
     let drive = Drive {
         id,
@@ -98,13 +216,69 @@ pub(super) fn parse(text: &str, count: usize) -> Result<(Interface, Drive), Stri
     Ok((interface, drive))
 }
 
-/// A switch with two spellings.
-fn one_of(
+/// Refuses a file that is of the other kind than its driver is for. One that is not there is the
+/// device's to refuse, which opens it.
+fn suits(driver: &str, file: &str) -> Result<(), String> {
+    let Ok(found) = std::fs::metadata(file) else {
+        return Ok(());
+    };
+    // QEMU's texts.
+    match driver {
+        "file" if found.file_type().is_block_device() => Err(format!(
+            "'file' driver requires '{file}' to be a regular file; use host_device"
+        )),
+        "host_device" if found.is_file() => Err(format!(
+            "'host_device' driver requires '{file}' to be either a character or block device; use \
+             file"
+        )),
+        _ => Ok(()),
+    }
+}
+
+fn aio(pairs: &mut Pairs) -> Result<Option<String>, String> {
+    match pairs.take("aio") {
+        None => Ok(None),
+        Some(word) if ["threads", "io_uring"].contains(&word.as_str()) => Ok(Some(word)),
+        Some(word) => Err(format!(
+            "Parameter 'aio' does not accept value '{word}'; use threads or io_uring"
+        )),
+    }
+}
+
+/// Whether a discard frees blocks.
+pub(super) fn discard(pairs: &mut Pairs) -> Result<Option<bool>, String> {
+    match pairs.take("discard").as_deref() {
+        None => Ok(None),
+        Some("ignore" | "off") => Ok(Some(false)),
+        Some("unmap" | "on") => Ok(Some(true)),
+        Some(_) => Err("Parameter 'discard' expects 'unmap' or 'ignore'".to_owned()),
+    }
+}
+
+fn locking(pairs: &mut Pairs) -> Result<Option<bool>, String> {
+    match pairs.take("locking").as_deref() {
+        None => Ok(None),
+        Some("on" | "auto") => Ok(Some(true)),
+        Some("off") => Ok(Some(false)),
+        Some(_) => Err("Parameter 'locking' expects 'on', 'off' or 'auto'".to_owned()),
+    }
+}
+
+/// A switch for what there is not.
+pub(super) fn only_off(pairs: &mut Pairs, key: &'static str) -> Result<(), String> {
+    match pairs.take(key).as_deref() {
+        None | Some("off" | "no" | "false") => Ok(()),
+        Some(_) => Err(format!("Parameter '{key}' is not supported; use off")),
+    }
+}
+
+/// A property with two spellings.
+fn one_of<T>(
     pairs: &mut Pairs,
-    first: &'static str,
-    second: &'static str,
-) -> Result<Option<bool>, String> {
-    match (pairs.switch(first)?, pairs.switch(second)?) {
+    [first, second]: [&'static str; 2],
+    take: impl Fn(&mut Pairs, &'static str) -> Result<Option<T>, String>,
+) -> Result<Option<T>, String> {
+    match (take(pairs, first)?, take(pairs, second)?) {
         (Some(_), Some(_)) => Err(format!(
             "Parameters '{first}' and '{second}' are the same; leave one out"
         )),
@@ -178,6 +352,12 @@ mod tests {
                 drive(),
             ),
             (
+                "if=none,node-name=d,driver=raw,file.driver=file,file.filename=/a,index=0,\
+                 snapshot=off,copy-on-read=off,detect-zeroes=off,werror=report,rerror=report,\
+                 auto-read-only=on,locking=auto",
+                drive(),
+            ),
+            (
                 "if=none,id=d,file=/a,,b,readonly=on",
                 Drive {
                     file: "/a,b".into(),
@@ -248,7 +428,46 @@ mod tests {
             ),
             (
                 "file=a,aio=native",
-                "Parameter 'aio' expects 'threads' or 'io_uring'",
+                "Parameter 'aio' does not accept value 'native'; use threads or io_uring",
+            ),
+            (
+                "file=a,file.aio=threads,aio=threads",
+                "Parameters 'aio' and 'file.aio' are the same; leave one out",
+            ),
+            (
+                "file=a,file.filename=a",
+                "Parameters 'file' and 'file.filename' are the same; leave one out",
+            ),
+            (
+                "file=a,file.driver=nbd",
+                "Unknown driver 'nbd'; use file.driver=file or file.driver=host_device",
+            ),
+            (
+                "file=a,file.lokcing=on",
+                "Property 'drive.file.lokcing' not found; did you mean 'locking'?",
+            ),
+            (
+                "file=/proc/self/status,file.driver=host_device",
+                "'host_device' driver requires '/proc/self/status' to be either a character or \
+                 block device; use file",
+            ),
+            (
+                "file=a,snapshot=on",
+                "Parameter 'snapshot' is not supported; use off",
+            ),
+            (
+                "file=a,werror=stop",
+                "Parameter 'werror' does not accept value 'stop'; use report: an error is \
+                 reported to the guest",
+            ),
+            (
+                "file=a,index=1",
+                "Parameter 'index' is 1 and this is number 0: drives are numbered in the order \
+                 said; leave it out",
+            ),
+            (
+                "file=a,id=b,node-name=c",
+                "Parameters 'id' and 'node-name' are the same; leave one out",
             ),
             (
                 "file=a,discard=x",
@@ -256,7 +475,7 @@ mod tests {
             ),
             (
                 "file=a,file.locking=x",
-                "Parameter 'file.locking' expects 'on', 'off' or 'auto'",
+                "Parameter 'locking' expects 'on', 'off' or 'auto'",
             ),
             (
                 "file=a,readonly=on,read-only=on",
@@ -264,7 +483,7 @@ mod tests {
             ),
             (
                 "file=a,media=cdrom",
-                "Medium 'cdrom' is not supported; use disk",
+                "Medium 'cdrom' is not supported; use disk, with readonly=on for what is only read",
             ),
             (
                 "file=a,serial=x",

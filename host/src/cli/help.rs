@@ -4,10 +4,16 @@ use std::fmt::Write;
 
 use baton_plugin_api::{DeviceType, Property};
 
+use super::blockdev;
+use super::chardev;
 use super::completions;
-use super::machine::MachineType;
+use super::cpu;
+use super::drive;
+use super::machine::{FIXED, MachineType};
+use super::netdev;
 use super::object::KINDS;
 use super::table::{GROUPS, Opt};
+use crate::log;
 
 /// Columns of a line.
 const WIDTH: usize = 96;
@@ -40,29 +46,113 @@ pub fn completions(shell: clap_complete::Shell) -> String {
     completions::script(shell)
 }
 
+/// What a value asks for help about, if it does: `help` nothing further, `NAME,help` NAME.
+pub(super) fn subject(value: &str) -> Option<&str> {
+    ["help", "?"].into_iter().find_map(|word| match value {
+        _ if value == word => Some(""),
+        _ => value.strip_suffix(word)?.strip_suffix(','),
+    })
+}
+
+/// The help of an option about `subject`; `None` if the option has none, or needs plugins for it.
+pub(super) fn option(option: &Opt, subject: &str) -> Option<String> {
+    Some(match option.name {
+        "device" => return None,
+        "machine" if subject.is_empty() => machines(),
+        "machine" => machine(),
+        "object" => types(
+            "Objects, each with an id=ID",
+            subject,
+            KINDS.map(|(name, list)| (name, list.iter().map(|(k, v)| row(k, v)).collect())),
+        ),
+        "netdev" => types(
+            "Network backends, each with an id=ID",
+            subject,
+            netdev::TYPES.map(|(name, list)| {
+                let spelled = |(key, kind, required): &(&str, netdev::Kind, bool)| {
+                    let end = if key.ends_with('.') { "..." } else { "" };
+                    let must = if *required { "(required)" } else { "" };
+                    row(&format!("{key}{end}={}", kind.describe()), must)
+                };
+                (name, list.iter().map(spelled).collect())
+            }),
+        ),
+        "cpu" => cpu::help(),
+        "accel" => "Accelerators:\n  kvm\n".to_owned(),
+        // QEMU's title.
+        "chardev" if subject.is_empty() => {
+            let rows = chardev::KINDS.map(|kind| row(kind, ""));
+            format!(
+                "Available chardev backend types:\n{}\n{}",
+                rows.concat(),
+                wrapped(option.help)
+            )
+        }
+        "drive" => list("-drive", &drive::PROPERTIES),
+        "blockdev" => list("-blockdev", &blockdev::PROPERTIES),
+        "d" => {
+            let items = log::ITEMS.iter();
+            let rows = items.map(|(name, help, _)| row(name, help));
+            format!(
+                "Log items (comma separated):\n{}{}",
+                rows.collect::<String>(),
+                row("all", "all of them")
+            )
+        }
+        // Those whose value is a list of properties.
+        _ if option.section.is_some() => {
+            format!("{}\n{}", spellings(option), wrapped(option.help))
+        }
+        _ => return None,
+    })
+}
+
+fn row(name: &str, help: &str) -> String {
+    format!("{}\n", format!("  {name:<28} {help}").trim_end())
+}
+
+fn list(option: &str, properties: &[(&str, &str)]) -> String {
+    let rows = properties.iter().map(|(name, help)| row(name, help));
+    format!("{option} properties:\n{}", rows.collect::<String>())
+}
+
+/// All types with their properties, or one.
+fn types<const N: usize>(title: &str, subject: &str, types: [(&str, String); N]) -> String {
+    let one = types.iter().find(|(name, _)| *name == subject);
+    match one {
+        Some((name, properties)) => format!("{name} properties:\n{properties}"),
+        None => {
+            let all = types
+                .iter()
+                .map(|(name, properties)| format!("{name}\n{properties}"));
+            format!("{title}:\n{}", all.collect::<String>())
+        }
+    }
+}
+
 /// `-machine help`.
-pub fn machine() -> String {
+fn machines() -> String {
     let name = MachineType::default().as_str();
     format!(
-        "Machine types:\n  baton      the newest, now {name} (default)\n  {name}\n\
-         Properties:\n  \
-         memory-backend=ID      the -object that is the guest's RAM\n  \
-         aux-ram-share=on|off   share RAM that no object describes with a successor (default on)\n  \
-         memfd-alloc=on|off     older name of aux-ram-share\n  \
-         accel=kvm\n"
+        "Machine types (-machine TYPE,help lists properties):\n{}{}",
+        row("baton", &format!("the newest, now {name} (default)")),
+        row(name, "")
     )
 }
 
-/// `-object help`.
-pub fn object() -> String {
-    let mut text = String::from("Objects, each with an id=ID:\n");
-    for (kind, properties) in KINDS {
-        let _ = writeln!(text, "{kind}");
-        for (property, help) in properties {
-            let _ = writeln!(text, "  {property:<22} {help}");
-        }
-    }
-    text
+/// `-machine TYPE,help`.
+fn machine() -> String {
+    let own = [
+        ("memory-backend=ID", "the -object that is the guest's RAM"),
+        (
+            "aux-ram-share=on|off",
+            "share RAM that no object describes with a successor (default on)",
+        ),
+        ("memfd-alloc=on|off", "older name of aux-ram-share"),
+        ("accel=kvm", "the accelerator"),
+    ];
+    let fixed = FIXED.map(|(key, only, why)| row(&format!("{key}={only}"), why));
+    list("machine", &own) + &fixed.concat()
 }
 
 /// `-device help`.
@@ -107,7 +197,7 @@ pub(super) fn spellings(option: &Opt) -> String {
 }
 
 /// `text` in indented lines.
-fn wrapped(text: &str) -> String {
+pub(super) fn wrapped(text: &str) -> String {
     let mut lines = String::new();
     let mut column = usize::MAX;
     for word in text.split_whitespace() {

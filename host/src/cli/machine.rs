@@ -1,5 +1,6 @@
 //! `-machine`, `-smp` and `-m`.
 
+use super::nearest::hint;
 use super::number;
 use super::pairs::Pairs;
 
@@ -42,6 +43,26 @@ impl Default for Machine {
     }
 }
 
+/// Properties of QEMU's machines that have one value here.
+pub(super) const FIXED: [(&str, &str, &str); 12] = [
+    ("acpi", "on", "the machine describes itself by ACPI"),
+    ("dump-guest-core", "on", "a core dump holds guest RAM"),
+    ("graphics", "off", "there is no graphics card"),
+    ("hmat", "off", "there is one memory node"),
+    ("hpet", "off", "there is none"),
+    (
+        "kernel-irqchip",
+        "on",
+        "the interrupt controllers are KVM's",
+    ),
+    ("mem-merge", "off", "pages are not offered for merging"),
+    ("nvdimm", "off", "there are none"),
+    ("pit", "on", "the timer is KVM's"),
+    ("smm", "off", "there is no firmware to use it"),
+    ("usb", "off", "there is none"),
+    ("vmport", "off", "there is none"),
+];
+
 /// All values of `-machine` together: of several for one thing the last wins.
 #[derive(Default)]
 pub(super) struct MachineOption {
@@ -53,13 +74,19 @@ pub(super) struct MachineOption {
 impl MachineOption {
     /// Adds one value of `-machine`.
     pub(super) fn add(&mut self, text: &str) -> Result<(), String> {
-        let mut pairs = Pairs::parse(text, Some("type"))?;
+        let mut pairs = Pairs::parse_or_json(text, "type")?;
         if let Some(name) = pairs.take("type") {
             self.machine.kind = match name.as_str() {
                 "baton" | "baton-1.0" => MachineType::Baton1_0,
                 other => {
+                    let near = hint(other, ["baton", "baton-1.0"]);
                     return Err(format!(
-                        "Machine type '{other}' is not supported; see -machine help"
+                        "unsupported machine type '{other}'{}",
+                        if near.is_empty() {
+                            "; use baton"
+                        } else {
+                            &near
+                        }
                     ));
                 }
             };
@@ -81,23 +108,24 @@ impl MachineOption {
         if let Some(name) = pairs.take("accel") {
             accelerator(&name)?;
         }
+        for (key, only, why) in FIXED {
+            if let Some(value) = pairs.take(key).filter(|value| value != only) {
+                return Err(format!(
+                    "Parameter '{key}' does not accept value '{value}'; use {only}: {why}"
+                ));
+            }
+        }
         pairs.finish("machine.")
     }
 }
 
 /// The value of `-accel`: KVM is what there is.
 pub(super) fn accelerator(text: &str) -> Result<(), String> {
-    match text {
-        "kvm" => Ok(()),
-        other => Err(format!("Accelerator '{other}' is not supported; use kvm")),
-    }
-}
-
-/// The value of `-cpu`.
-pub(super) fn cpu_model(text: &str) -> Result<(), String> {
-    match text {
-        "host" => Ok(()),
-        other => Err(format!("CPU model '{other}' is not supported; use host")),
+    let mut pairs = Pairs::parse(text, Some("accel"))?;
+    match pairs.require("accel")?.as_str() {
+        "kvm" => pairs.finish("accel."),
+        // QEMU's text.
+        other => Err(format!("invalid accelerator {other}; use kvm")),
     }
 }
 
@@ -114,6 +142,11 @@ pub(super) fn cpus(text: &str) -> Result<u32, String> {
     };
     let (cpus, maxcpus) = (count("cpus")?, count("maxcpus")?);
     let (sockets, cores, threads) = (count("sockets")?, count("cores")?, count("threads")?);
+    for level in ["books", "drawers", "dies", "clusters", "modules"] {
+        if let Some(said) = pairs.take(level).filter(|said| said != "1") {
+            return Err(format!("{level}={said} is not supported; use {level}=1"));
+        }
+    }
     pairs.finish("smp.")?;
     let cpus = cpus.or(maxcpus).or(cores).unwrap_or(1);
     if cpus > MAX_CPUS {
@@ -168,18 +201,25 @@ mod tests {
         let all = machine(&["baton", "memory-backend=ram0", "aux-ram-share=on,accel=kvm"]).unwrap();
         assert_eq!(all.machine, Machine::default());
         assert_eq!(all.memory_backend.as_deref(), Some("ram0"));
-        let all = machine(&["type=baton-1.0,memfd-alloc=off"]).unwrap();
+        let all = machine(&["type=baton-1.0,memfd-alloc=off,usb=off,hpet=off,acpi=on"]).unwrap();
+        assert!(!all.machine.aux_ram_share);
+        let all = machine(&[r#"{"type": "baton", "memfd-alloc": false}"#]).unwrap();
         assert!(!all.machine.aux_ram_share);
     }
 
     #[test]
     fn machines_that_are_not_built_are_refused() {
         for (text, reason) in [
+            ("q35", "unsupported machine type 'q35'; use baton"),
             (
-                "q35",
-                "Machine type 'q35' is not supported; see -machine help",
+                "batno",
+                "unsupported machine type 'batno'; did you mean 'baton'?",
             ),
-            ("accel=tcg", "Accelerator 'tcg' is not supported; use kvm"),
+            ("accel=tcg", "invalid accelerator tcg; use kvm"),
+            (
+                "baton,usb=on",
+                "Parameter 'usb' does not accept value 'on'; use off: there is none",
+            ),
             (
                 "aux-ram-share=1",
                 "Parameter 'aux-ram-share' expects 'on' or 'off'",
@@ -196,10 +236,6 @@ mod tests {
         ] {
             assert_eq!(machine(&[text]).err().unwrap(), reason);
         }
-        assert_eq!(
-            cpu_model("max").unwrap_err(),
-            "CPU model 'max' is not supported; use host"
-        );
     }
 
     #[test]
@@ -230,7 +266,11 @@ mod tests {
                 "4,threads=2",
                 "sockets=1,cores=4,threads=2 is not supported; use sockets=1,cores=4,threads=1",
             ),
-            ("4,dies=1", "Property 'smp.dies' not found"),
+            ("4,dies=2", "dies=2 is not supported; use dies=1"),
+            (
+                "4,dices=1",
+                "Property 'smp.dices' not found; did you mean 'dies'?",
+            ),
         ] {
             assert_eq!(cpus(text).unwrap_err(), reason, "{text}");
         }

@@ -7,9 +7,12 @@
 mod add_fd;
 mod arguments;
 mod backends;
+mod blockdev;
 mod build;
 pub(crate) mod chardev;
 mod completions;
+mod config_file;
+mod cpu;
 mod definition;
 mod device;
 mod drive;
@@ -22,10 +25,12 @@ mod machine;
 mod man;
 mod mon;
 mod nearest;
+mod netdev;
 pub(crate) mod number;
 mod object;
 mod options;
 mod pairs;
+mod process;
 mod qmp;
 mod said;
 mod serial;
@@ -34,6 +39,7 @@ mod table;
 #[cfg(test)]
 mod tests;
 mod update;
+mod user;
 
 use std::ffi::OsString;
 
@@ -41,13 +47,22 @@ use said::Said;
 
 pub use add_fd::AddFd;
 pub use backends::Backends;
+pub use cpu::CpuOption;
 pub use device::DeviceOption;
 pub use error::CliError;
 pub use id::Id;
 pub use machine::{MAX_CPUS, Machine, MachineType};
+pub(crate) use nearest::hint;
 pub use nearest::nearest;
 pub use object::{BackendKind, HugePages, IMPLICIT_RAM_ID, MemoryBackend};
 pub use options::{Invocation, Kernel, Options};
+pub use user::RunAs;
+
+/// What a file of `-readconfig` with this text asks for.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) fn parse_config(text: &str) -> Result<Invocation, CliError> {
+    build::invocation(&Said::new(config_file::parse("fuzz", text)?))
+}
 
 /// The options of the command line, by name.
 pub fn option_names() -> impl Iterator<Item = &'static str> {

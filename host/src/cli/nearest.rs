@@ -39,8 +39,22 @@ fn edits(a: &str, b: &str) -> usize {
 }
 
 /// `; did you mean 'x'?`, or nothing when no candidate is close.
-pub(super) fn hint<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) -> String {
+pub(crate) fn hint<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) -> String {
     nearest(name, candidates).map_or_else(String::new, |near| format!("; did you mean '{near}'?"))
+}
+
+/// An error of a value that is none of `accepted` (QEMU's text, and what to do).
+pub(super) fn not_accepted<'a>(
+    parameter: &str,
+    value: &str,
+    accepted: impl IntoIterator<Item = &'a str>,
+) -> String {
+    let accepted: Vec<_> = accepted.into_iter().collect();
+    let remedy = match hint(value, accepted.iter().copied()) {
+        none if none.is_empty() => format!("; use {}", accepted.join(", ")),
+        near => near,
+    };
+    format!("Parameter '{parameter}' does not accept value '{value}'{remedy}")
 }
 
 #[cfg(test)]

@@ -5,13 +5,16 @@ use std::path::PathBuf;
 use baton_migration::Mode;
 use baton_migration::address::IncomingChannels;
 use baton_migration::settings::Settings;
-use baton_plugin_api::Drive;
+use baton_plugin_api::{Drive, Netdev};
 
 use super::add_fd::AddFd;
+use super::cpu::CpuOption;
 use super::device::DeviceOption;
 use super::machine::Machine;
 use super::object::MemoryBackend;
+use super::user::RunAs;
 use crate::chardev::Chardev;
+use crate::log::LogOptions;
 use crate::monitor::{MonitorAddress, MonitorOption};
 use crate::update::UpdateOptions;
 
@@ -60,10 +63,8 @@ pub enum Invocation {
     Completions(clap_complete::Shell),
     /// `baton update`.
     Update(Box<UpdateOptions>),
-    /// `-machine help`.
-    MachineHelp,
-    /// `-object help`.
-    ObjectHelp,
+    /// The help of an option but `-device`: what to print.
+    OptionHelp(String),
     /// `-version`.
     Version,
     /// `-help`.
@@ -80,6 +81,8 @@ pub struct Options {
     pub name: Option<String>,
     /// `-machine`.
     pub machine: Machine,
+    /// `-cpu`.
+    pub cpu: CpuOption,
     /// `-smp`: one socket of this many cores with one thread each.
     pub cpus: u32,
     /// The guest's RAM: the backend that `-machine memory-backend=` names, or an implicit one.
@@ -88,8 +91,10 @@ pub struct Options {
     pub kernel: Option<Kernel>,
     /// The machine's own devices, then `-device` in the order said, then those of `if=virtio`.
     pub devices: Vec<DeviceOption>,
-    /// `-drive`.
+    /// `-drive`, and the nodes of `-blockdev` that are no other's.
     pub drives: Vec<Drive>,
+    /// `-netdev`.
+    pub netdevs: Vec<Netdev>,
     /// `-chardev` and those that `-serial` makes.
     pub chardevs: Vec<Chardev>,
     /// `-plugin`: files and directories, in the order said.
@@ -106,8 +111,20 @@ pub struct Options {
     pub only_migratable: Vec<Mode>,
     /// `-S`: do not start the guest.
     pub paused: bool,
-    /// `-no-reboot`: a guest's reset ends the process.
+    /// `-action reboot=shutdown`: a guest's reset is a shutdown.
     pub no_reboot: bool,
+    /// `-action shutdown=pause`: a guest that switches itself off stays, stopped.
+    pub no_shutdown: bool,
+    /// `-daemonize`.
+    pub daemonize: bool,
+    /// `-pidfile`.
+    pub pidfile: Option<PathBuf>,
+    /// `-run-with user=`.
+    pub run_as: Option<RunAs>,
+    /// `-D` and `-d`.
+    pub log: LogOptions,
+    /// `-msg timestamp=on`.
+    pub timestamps: bool,
 }
 
 impl Options {

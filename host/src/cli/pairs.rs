@@ -1,5 +1,7 @@
 //! Lists of `key=value` pairs, as most options take them.
 
+use std::collections::BTreeSet;
+
 use serde_json::{Map, Value};
 
 use super::nearest::hint;
@@ -9,6 +11,7 @@ use super::number;
 ///
 /// Whoever reads an option takes each key it knows and then calls [`Pairs::finish`], which refuses
 /// what is left: nothing that was said is passed over.
+#[derive(Default)]
 pub(super) struct Pairs {
     left: Vec<(String, String)>,
     known: Vec<&'static str>,
@@ -52,16 +55,14 @@ impl Pairs {
 
     /// The members of a JSON object, as text.
     pub(super) fn from_json(object: Map<String, Value>) -> Result<Self, String> {
-        let pair = |(key, value)| match value {
-            Value::String(text) => Ok((key, text)),
-            Value::Number(number) => Ok((key, number.to_string())),
-            Value::Bool(on) => Ok((key, if on { "on" } else { "off" }.to_owned())),
-            _ => Err(format!(
-                "Parameter '{key}' expects a string, a number, true or false"
-            )),
-        };
+        let mut left = Vec::new();
+        flatten("", object.into_iter().collect(), &mut left)?;
+        let mut keys = BTreeSet::new();
+        if let Some((twice, _)) = left.iter().find(|(key, _)| !keys.insert(key)) {
+            return Err(format!("Parameter '{twice}' is given twice"));
+        }
         Ok(Self {
-            left: object.into_iter().map(pair).collect::<Result<_, _>>()?,
+            left,
             known: Vec::new(),
         })
     }
@@ -108,6 +109,28 @@ impl Pairs {
         self.known.push(key);
         let at = self.left.iter().position(|(name, _)| name == key)?;
         Some(self.left.remove(at).1)
+    }
+
+    /// Text.
+    pub(super) fn text(&mut self, key: &'static str) -> Result<Option<String>, String> {
+        Ok(self.take(key))
+    }
+
+    /// The pairs whose keys begin with `name` and a dot, without these; `None` if there are none.
+    pub(super) fn split_off(&mut self, name: &str) -> Option<Self> {
+        let part = |key: &str| Some(key.strip_prefix(name)?.strip_prefix('.')?.to_owned());
+        let mut parts = Vec::new();
+        self.left.retain(|(key, value)| match part(key) {
+            Some(key) => {
+                parts.push((key, value.clone()));
+                false
+            }
+            None => true,
+        });
+        (!parts.is_empty()).then_some(Self {
+            left: parts,
+            known: Vec::new(),
+        })
     }
 
     /// The value of `key`, which must be said and hold something.
@@ -166,6 +189,36 @@ fn flag(word: &str) -> Result<(String, String), String> {
         None => (word, "on"),
     };
     Ok((key.to_owned(), value.to_owned()))
+}
+
+/// The pairs of a JSON object, whose objects and arrays within become dotted keys, as in QEMU.
+fn flatten(
+    prefix: &str,
+    object: Vec<(String, Value)>,
+    into: &mut Vec<(String, String)>,
+) -> Result<(), String> {
+    for (key, value) in object {
+        let key = format!("{prefix}{key}");
+        match value {
+            Value::String(text) => into.push((key, text)),
+            Value::Number(number) => into.push((key, number.to_string())),
+            Value::Bool(on) => into.push((key, if on { "on" } else { "off" }.to_owned())),
+            Value::Object(inner) => {
+                flatten(&format!("{key}."), inner.into_iter().collect(), into)?;
+            }
+            Value::Array(items) => {
+                let numbered = items.into_iter().enumerate();
+                let numbered = numbered.map(|(at, item)| (at.to_string(), item));
+                flatten(&format!("{key}."), numbered.collect(), into)?;
+            }
+            Value::Null => {
+                return Err(format!(
+                    "Parameter '{key}' expects a string, a number, true or false"
+                ));
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Reads a value up to a single comma: the value, and what follows the comma. A comma at the very
@@ -247,12 +300,29 @@ mod tests {
                 "Parameter 'a' expects a string, a number, true or false",
             ),
             (
+                r#"{"a.b": 1, "a": {"b": 2}}"#,
+                "Parameter 'a.b' is given twice",
+            ),
+            (
                 r#"{"a": 1"#,
                 "JSON parse error, EOF while parsing an object at line 1 column 7",
             ),
         ] {
             assert_eq!(Pairs::parse_or_json(json, "driver").err().unwrap(), reason);
         }
+    }
+
+    #[test]
+    fn what_is_within_json_becomes_dotted_keys_and_these_can_be_split_off() {
+        let json = r#"{"file": {"driver": "file", "l": ["x", {"y": 1}]}, "filename": "n"}"#;
+        let mut pairs = Pairs::parse_or_json(json, "driver").unwrap();
+        let file = pairs.split_off("file").unwrap().rest();
+        assert_eq!(
+            file,
+            expected(&[("driver", "file"), ("l.0", "x"), ("l.1.y", "1")])
+        );
+        assert!(pairs.split_off("file").is_none());
+        assert_eq!(pairs.rest(), expected(&[("filename", "n")]));
     }
 
     #[test]

@@ -12,6 +12,9 @@ pub(super) struct Opt {
     pub(super) value: Option<&'static str>,
     /// What is meant if the value is left out, where it may be.
     pub(super) bare: Option<&'static str>,
+    /// What its sections are called in a file of `-readconfig`: then its value is a list of
+    /// properties.
+    pub(super) section: Option<&'static str>,
     /// What its value can be completed to.
     pub(super) completes: Completion,
     /// What it does.
@@ -43,6 +46,13 @@ impl Opt {
         }
     }
 
+    const fn section(self, section: &'static str) -> Self {
+        Self {
+            section: Some(section),
+            ..self
+        }
+    }
+
     const fn completes(self, completes: Completion) -> Self {
         Self { completes, ..self }
     }
@@ -55,6 +65,7 @@ const fn takes(name: &'static str, value: &'static str, help: &'static str) -> O
         aliases: &[],
         value: Some(value),
         bare: None,
+        section: None,
         completes: Completion::Nothing,
         help,
     }
@@ -93,27 +104,38 @@ const STANDARD: &[Opt] = &[
          default; accel=kvm. See -machine help.",
     )
     .also(&["M"])
+    .section("machine")
     .completes(Completion::Words(&["baton", "baton-1.0", "help"])),
-    takes("cpu", "host", "The CPU model: the host's is what there is.")
-        .completes(Completion::Words(&["host"])),
+    takes(
+        "cpu",
+        "host|max[,+FEATURE][,-FEATURE][,FEATURE=on|off]",
+        "The CPU model: the host's is what there is. A feature is a bit of CPUID: - takes it away \
+         from the guest, + is an error where the host does not have it. See -cpu help. A successor \
+         needs the same.",
+    )
+    .completes(Completion::Words(&["host", "max", "help"])),
     takes("accel", "kvm", "The accelerator: KVM is what there is.")
+        .section("accel")
         .completes(Completion::Words(&["kvm", "help"])),
     flag("enable-kvm", "Use KVM, which is what there is."),
     takes(
         "smp",
         "[cpus=]N[,maxcpus=N,sockets=1,cores=N,threads=1]",
         "The number of virtual CPUs, up to 255: one socket of N cores; 1 by default.",
-    ),
+    )
+    .section("smp-opts"),
     takes(
         "m",
         "[size=]SIZE",
         "The size of the guest's RAM, in MiB or with a suffix K, M, G or T; 128 MiB by default.",
-    ),
+    )
+    .section("memory"),
     takes(
         "name",
         "[guest=]NAME[,debug-threads=on]",
         "The name of the guest, which query-name tells. Threads always have names.",
-    ),
+    )
+    .section("name"),
     takes(
         "device",
         "NAME[,id=ID][,addr=SLOT[.FUNCTION]][,PROPERTY=VALUE...]",
@@ -121,6 +143,7 @@ const STANDARD: &[Opt] = &[
          types, -device NAME,help the properties of one. addr is its place on bus pcie.0, \
          hexadecimal.",
     )
+    .section("device")
     .completes(Completion::Device),
     takes(
         "plugin",
@@ -133,14 +156,34 @@ const STANDARD: &[Opt] = &[
         "fd=N,set=N[,opaque=TEXT]",
         "Put an inherited descriptor into a set, which the path /dev/fdset/N stands for wherever a \
          file is named: a -drive, a memory backend, a migration. See the QMP command add-fd.",
-    ),
+    )
+    .section("add-fd"),
     takes(
         "global",
         "migration.PROPERTY=VALUE | driver=migration,property=PROPERTY,value=VALUE",
         "Set a migration parameter, or switch a migration capability on or off, before there is a \
          monitor: mode=cpr-transfer, x-events=on. A property is a name of \
          query-migrate-parameters or query-migrate-capabilities, with or without x- before it.",
-    ),
+    )
+    .section("global"),
+    takes(
+        "rtc",
+        "[base=utc|DATETIME][,clock=host][,driftfix=none]",
+        "The time of the clock (mc146818rtc) when the guest starts; UTC by default.",
+    )
+    .section("rtc"),
+    takes(
+        "boot",
+        "[strict=on|off][,menu=off]",
+        "There is no firmware that could boot anything but the kernel of -kernel.",
+    )
+    .section("boot-opts"),
+    takes(
+        "overcommit",
+        "[mem-lock=off][,cpu-pm=off]",
+        "Guest RAM is not locked in memory, and idle virtual CPUs give their host CPU up.",
+    )
+    .section("overcommit"),
     flag(
         "nodefaults",
         "No serial line unless -serial or -device says so. The clock (mc146818rtc) stays.",
@@ -155,8 +198,10 @@ const OBJECTS: &[Opt] = &[takes(
     "object",
     "TYPE,id=ID[,PROPERTY=VALUE...]",
     "A memory backend: memory-backend-file, memory-backend-memfd, memory-backend-ram or \
-     memory-backend-shm. See -object help.",
+     memory-backend-shm; as a list of properties or as JSON. See -object help, and -object \
+     TYPE,help.",
 )
+.section("object")
 .completes(Completion::Words(&[
     "memory-backend-file",
     "memory-backend-memfd",
@@ -165,16 +210,40 @@ const OBJECTS: &[Opt] = &[takes(
     "help",
 ]))];
 
-const BLOCK: &[Opt] = &[takes(
-    "drive",
-    "file=PATH[,if=none|virtio][,id=ID][,PROPERTY=VALUE...]",
-    "A disk image. With if=none a -device names it by its id; with if=virtio, the default, a \
-     virtio-blk-pci is made for it. Properties: format=raw, readonly=on|off, \
-     cache=writeback|none|unsafe, cache.direct=on|off, cache.no-flush=on|off, \
-     aio=threads|io_uring, discard=unmap|ignore, file.locking=on|off|auto.",
-)];
+const BLOCK: &[Opt] = &[
+    takes(
+        "drive",
+        "file=PATH[,if=none|virtio][,id=ID][,PROPERTY=VALUE...]",
+        "A disk image. With if=none a -device names it by its id; with if=virtio, the default, a \
+         virtio-blk-pci is made for it. Properties: format=raw, readonly=on|off, \
+         cache=writeback|none|unsafe, cache.direct=on|off, cache.no-flush=on|off, \
+         aio=threads|io_uring, discard=unmap|ignore, file.locking=on|off|auto. See -drive help.",
+    )
+    .section("drive"),
+    takes(
+        "blockdev",
+        "[driver=]raw|file|host_device,node-name=NAME[,PROPERTY=VALUE...]",
+        "A block node, as a list of properties or as JSON: file and host_device are what filename= \
+         names on the host, raw shows the node of file=NODE, or one that is described by \
+         file.driver=, file.filename=, ... A -device names it by its name: drive=NAME. See \
+         -blockdev help.",
+    )
+    .completes(Completion::Words(&["raw", "file", "host_device", "help"])),
+];
 
 const NETWORK: &[Opt] = &[
+    takes(
+        "netdev",
+        "TYPE,id=ID[,PROPERTY=VALUE...]",
+        "The host's end of a network device, which a -device of a plugin names: netdev=ID. As a \
+         list of properties or as JSON. See -netdev help, and -netdev TYPE,help. One that no \
+         device names is an error as long as no plugin that is loaded has a network device, and a \
+         warning otherwise.",
+    )
+    .section("netdev")
+    .completes(Completion::Words(&[
+        "user", "tap", "bridge", "socket", "stream", "dgram", "help",
+    ])),
     takes(
         "nic",
         "none",
@@ -194,7 +263,11 @@ const CHARACTER: &[Opt] = &[
          (path=PATH, abstract=on|off, tight=on|off or host=HOST, port=PORT, nodelay=on|off; \
          server=on|off, wait=on|off, reconnect-ms=N or reconnect=SECONDS). With mux=on up to four \
          can use it, and Ctrl-A c switches between them.",
-    ),
+    )
+    .section("chardev")
+    .completes(Completion::Words(&[
+        "file", "null", "pipe", "pty", "ringbuf", "socket", "stdio", "help",
+    ])),
     takes(
         "serial",
         "stdio|pty|null|none|file:PATH|pipe:PATH|unix:PATH|tcp:HOST:PORT|chardev:ID",
@@ -208,7 +281,8 @@ const CHARACTER: &[Opt] = &[
         "[chardev=]ID[,mode=readline|control]",
         "A monitor on a character device: one for people, which is the default, or a QMP monitor with \
          mode=control.",
-    ),
+    )
+    .section("mon"),
     takes("parallel", "none", "There is no parallel port.").completes(Completion::Words(&["none"])),
     takes(
         "qmp",
@@ -285,7 +359,83 @@ const MIGRATION: &[Opt] = &[
 
 const EXPERT: &[Opt] = &[
     flag("S", "Do not start the guest; the QMP command cont does."),
-    flag("no-reboot", "End when the guest resets."),
+    takes(
+        "action",
+        "[reboot=reset|shutdown][,shutdown=poweroff|pause]",
+        "What happens when the guest resets: it boots again, or that is a shutdown; and when it \
+         switches itself off: Baton ends, or stays with the guest stopped.",
+    )
+    .section("action"),
+    flag("no-reboot", "As -action reboot=shutdown."),
+    flag("no-shutdown", "As -action shutdown=pause."),
+    takes(
+        "readconfig",
+        "FILE",
+        "Read options from FILE: sections such as [machine] or [device \"ID\"], and lines such as \
+         driver = \"virtio-rng-pci\". What is said later counts.",
+    )
+    .completes(Completion::File),
+    flag(
+        "daemonize",
+        "Go on in the background: the command ends with status 0 when the VM is set up, monitors \
+         included (with an -incoming, when that is listened on), and with an error and status 1 if \
+         that fails. Standard streams lead nowhere from then on, but for standard error with -d \
+         and without -D. The working directory stays. A program that cpr-exec executes stays where \
+         it is.",
+    ),
+    takes(
+        "pidfile",
+        "FILE",
+        "Write the process's number into FILE, once the VM is set up; it is locked, and removed at \
+         the end. A successor with the same FILE takes it over with the guest.",
+    )
+    .completes(Completion::File),
+    takes(
+        "run-with",
+        "[user=USER|UID:GID][,async-teardown=off]",
+        "Give up the rights of root just before the guest runs; of a guest that comes in, just \
+         after. Its files and /dev/kvm are open by then; what is opened later is opened by USER: \
+         for cpr-exec USER must be allowed /dev/kvm.",
+    )
+    .section("run-with"),
+    takes("runas", "USER", "As -run-with user=USER."),
+    takes(
+        "d",
+        "ITEM[,ITEM...]",
+        "Log all that parts of Baton have to say; -d help lists the items. Without it warnings \
+         and errors are logged, or what the environment variable BATON_LOG says.",
+    )
+    .completes(Completion::Words(&[
+        "all",
+        "migration",
+        "machine",
+        "memory",
+        "vcpu",
+        "device",
+        "plugin",
+        "monitor",
+        "chardev",
+        "help",
+    ])),
+    takes(
+        "D",
+        "FILE",
+        "Append the log to FILE, and not to standard error. %d is the process's number.",
+    )
+    .completes(Completion::File),
+    takes(
+        "msg",
+        "timestamp=on|off",
+        "Whether an error that ends Baton comes with the time.",
+    )
+    .section("msg"),
+    takes(
+        "sandbox",
+        "off",
+        "System calls are not filtered: plugins make their own.",
+    )
+    .section("sandbox")
+    .completes(Completion::Words(&["off"])),
 ];
 
 /// Options of QEMU's that Baton refuses, and what to do instead. What is not here either is a name

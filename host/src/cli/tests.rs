@@ -254,8 +254,6 @@ fn help_is_given_without_a_guest() {
         (&["-h"][..], "Help"),
         (&["--help"], "Help"),
         (&["-version"], "Version"),
-        (&["-machine", "help"], "MachineHelp"),
-        (&["-object", "memory-backend-file,help"], "ObjectHelp"),
         (&["plugin", "info", "a.so"], "PluginInfo(\"a.so\")"),
         (
             &["state", "show", "s", "--offset", "4K", "--json"],
@@ -283,6 +281,212 @@ fn help_is_given_without_a_guest() {
 }
 
 #[test]
+fn every_option_that_is_a_list_of_properties_has_help() {
+    for (option, beginning) in [
+        ("-machine", "Machine types"),
+        ("-cpu", "Available CPUs:\n  host"),
+        ("-accel", "Accelerators:\n  kvm\n"),
+        (
+            "-object",
+            "Objects, each with an id=ID:\nmemory-backend-file\n",
+        ),
+        ("-drive", "-drive properties:\n  file=PATH"),
+        ("-blockdev", "-blockdev properties:\n  driver=raw"),
+        ("-netdev", "Network backends, each with an id=ID:\nuser\n"),
+        ("-d", "Log items (comma separated):\n  migration "),
+        ("-chardev", "Available chardev backend types:\n  file\n"),
+        ("-smp", "-smp [cpus=]N"),
+        ("-action", "-action [reboot=reset|shutdown]"),
+    ] {
+        let found = invocation(&[option, "help"]).unwrap();
+        let Invocation::OptionHelp(text) = found else {
+            panic!("{option}: {found:?}");
+        };
+        assert!(text.starts_with(beginning), "{option}: {text}");
+        assert!(
+            text.lines().all(|line| line.len() <= 100),
+            "{option}: {text}"
+        );
+    }
+    for (value, beginning) in [
+        (
+            ["-machine", "baton,help"],
+            "machine properties:\n  memory-backend=ID",
+        ),
+        (
+            ["-object", "memory-backend-shm,help"],
+            "memory-backend-shm properties:\n  size=SIZE",
+        ),
+        (["-netdev", "tap,help"], "tap properties:\n  ifname=<str>\n"),
+        (["-M", "?"], "Machine types"),
+    ] {
+        let found = invocation(&value).unwrap();
+        assert!(
+            matches!(&found, Invocation::OptionHelp(text) if text.starts_with(beginning)),
+            "{value:?}: {found:?}"
+        );
+    }
+    // A file may be called so.
+    assert_eq!(
+        run(&["-initrd", "help"]).unwrap().kernel.unwrap().initrd,
+        Some("help".into())
+    );
+}
+
+#[test]
+fn a_file_of_options_counts_where_it_is_named() {
+    let path = std::env::temp_dir().join(format!("baton-readconfig-{}.conf", std::process::id()));
+    let config = "\
+[machine]
+  type = \"baton\"
+[memory]
+  size = \"1G\"
+[drive \"d0\"]
+  file = \"/a,b\"
+  if = \"none\"
+[device \"disk0\"]
+  driver = \"virtio-blk-pci\"
+  drive = \"d0\"
+[name]
+  guest = \"vm\"
+";
+    std::fs::write(&path, config).unwrap();
+    let name = path.display().to_string();
+    let options = run(&["-m", "2G", "-readconfig", &name]).unwrap();
+    assert_eq!(options.memory.size, 1 << 30);
+    assert_eq!(
+        run(&["-readconfig", &name, "-m", "2G"])
+            .unwrap()
+            .memory
+            .size,
+        2 << 30
+    );
+    assert_eq!(
+        (&options.drives[0].id[..], &options.drives[0].file[..]),
+        ("d0", "/a,b")
+    );
+    let disk = options.devices.last().unwrap();
+    assert_eq!(disk.id.as_ref().unwrap().as_str(), "disk0");
+    assert_eq!(disk.origin, format!("{name}:8 [device \"disk0\"]"));
+    assert_eq!(options.name.as_deref(), Some("vm"));
+
+    std::fs::write(&path, "[drive \"d0\"]\nfil = \"x\"\n").unwrap();
+    assert_eq!(
+        run(&["-readconfig", &name]).unwrap_err(),
+        format!("{name}:1 [drive \"d0\"]: Parameter 'file' is missing")
+    );
+    std::fs::write(&path, [0xff; 4]).unwrap();
+    assert_eq!(
+        run(&["-readconfig", &name]).unwrap_err(),
+        format!("-readconfig {name}: the file is not UTF-8; is it the right one?")
+    );
+    std::fs::write(&path, vec![b'#'; (1 << 20) + 1]).unwrap();
+    assert_eq!(
+        run(&["-readconfig", &name]).unwrap_err(),
+        format!("-readconfig {name}: the file has more than 1048576 bytes; is it the right one?")
+    );
+    std::fs::remove_file(&path).unwrap();
+    assert_eq!(
+        run(&["-readconfig", &name]).unwrap_err(),
+        format!(
+            "-readconfig {name}: Cannot read config file: No such file or directory (os error 2)"
+        )
+    );
+}
+
+#[test]
+fn what_libvirt_writes_of_a_process_is_understood() {
+    let options = run(&[
+        "-name",
+        "guest=vm,debug-threads=on",
+        "-machine",
+        "baton,usb=off,dump-guest-core=on,graphics=off",
+        "-accel",
+        "kvm",
+        "-cpu",
+        "host,migratable=on,-avx2",
+        "-overcommit",
+        "mem-lock=off",
+        "-smp",
+        "2,sockets=1,dies=1,clusters=1,cores=2,threads=1",
+        "-no-user-config",
+        "-nodefaults",
+        "-rtc",
+        "base=2026-01-01",
+        "-no-shutdown",
+        "-boot",
+        "strict=on",
+        "-sandbox",
+        "off",
+        "-msg",
+        "timestamp=on",
+        "-pidfile",
+        "/run/vm.pid",
+        "-daemonize",
+        "-action",
+        "reboot=shutdown",
+        "-d",
+        "vcpu",
+        "-D",
+        "/run/vm.log",
+        "-run-with",
+        "user=1000:1000",
+        "-blockdev",
+        r#"{"driver":"file","filename":"/a","node-name":"storage"}"#,
+        "-blockdev",
+        r#"{"driver":"raw","node-name":"format","file":"storage","read-only":true}"#,
+        "-device",
+        r#"{"driver":"virtio-blk-pci","drive":"format","id":"disk0"}"#,
+        "-netdev",
+        r#"{"type":"tap","id":"net0","ifname":"tap0","vhost":true}"#,
+    ])
+    .unwrap();
+    let off: Vec<_> = options
+        .cpu
+        .changes
+        .iter()
+        .map(|(f, on)| (f.name, *on))
+        .collect();
+    assert_eq!(off, [("avx2", false)]);
+    assert_eq!(options.cpu.origin, "-cpu host,migratable=on,-avx2");
+    assert_eq!(devices(&options)[0], "mc146818rtc,base=2026-01-01");
+    assert_eq!(options.drives.len(), 1);
+    assert_eq!(
+        (&options.drives[0].id[..], options.drives[0].read_only),
+        ("format", true)
+    );
+    assert_eq!(options.netdevs[0].kind, "tap");
+    assert!(options.no_reboot && options.no_shutdown && options.daemonize && options.timestamps);
+    assert_eq!(options.pidfile, Some("/run/vm.pid".into()));
+    assert_eq!(options.log.items, ["vcpu"]);
+    assert_eq!(options.log.file, Some("/run/vm.log".into()));
+    assert_eq!(options.run_as, RunAs::parse("1000:1000").ok());
+}
+
+#[test]
+fn a_daemon_has_no_terminal() {
+    let options = run(&["-daemonize"]).unwrap();
+    assert_eq!(options.chardevs[0].backend, ChardevBackend::Null);
+    for (arguments, text) in [
+        (
+            &["-daemonize", "-serial", "stdio"][..],
+            "-daemonize: cannot use stdio with -daemonize; connect character device 'serial0' to \
+             something else",
+        ),
+        (
+            &["-daemonize", "-qmp", "stdio"],
+            "-daemonize: cannot use stdio with -daemonize; connect -qmp stdio to something else",
+        ),
+        (
+            &["-daemonize", "-nographic"],
+            "-nographic: -nographic cannot be used with -daemonize; leave one out",
+        ),
+    ] {
+        assert_eq!(run(arguments).unwrap_err(), text);
+    }
+}
+
+#[test]
 fn every_refusal_is_one_line_that_names_the_option() {
     for (arguments, text) in [
         (
@@ -300,7 +504,7 @@ fn every_refusal_is_one_line_that_names_the_option() {
         ),
         (
             &["-machine", "q35"],
-            "-machine q35: Machine type 'q35' is not supported; see -machine help",
+            "-machine q35: unsupported machine type 'q35'; use baton",
         ),
         (
             &["-machine", "memory-backend=ram1"],
@@ -325,11 +529,11 @@ fn every_refusal_is_one_line_that_names_the_option() {
         ),
         (
             &["-accel", "tcg"],
-            "-accel tcg: Accelerator 'tcg' is not supported; use kvm",
+            "-accel tcg: invalid accelerator tcg; use kvm",
         ),
         (
-            &["-cpu", "max"],
-            "-cpu max: CPU model 'max' is not supported; use host",
+            &["-cpu", "qemu64"],
+            "-cpu qemu64: unable to find CPU model 'qemu64'; use host",
         ),
         (
             &["-display", "gtk"],

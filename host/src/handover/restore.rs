@@ -232,6 +232,7 @@ impl RestoreHost for Restore {
         }
         // Clients are told next: whatever they want then is not too early.
         state.migration_over();
+        vm.arrived();
         Ok(())
     }
 

@@ -34,9 +34,16 @@ pub(super) struct Target {
 
 /// Waits for a source on the cpr channel, and builds the machine it describes. The guest runs in
 /// the source meanwhile.
-pub fn receive(vm: &Arc<Vm>, cpr: &SocketAddress) -> Result<TargetHandover, HostError> {
+///
+/// `listens` is called once a source can connect.
+pub fn receive(
+    vm: &Arc<Vm>,
+    cpr: &SocketAddress,
+    listens: impl FnOnce() -> Result<(), HostError>,
+) -> Result<TargetHandover, HostError> {
     let listener = Listener::bind(Endpoint::resolve(cpr, &resolve_fd)?)?;
     successor::waiting();
+    listens()?;
     let options = TargetOptions {
         tracker: Arc::clone(&vm.tracker),
         timeouts: Timeouts::default(),
@@ -217,6 +224,7 @@ impl TargetHost for Target {
                     true => vm.went_live(&mut state, runstate),
                     false => state.runstate = runstate,
                 }
+                vm.arrived();
                 Ok(started)
             }
             Err(e) => {

@@ -34,6 +34,8 @@ pub enum MachineEvent {
     },
     /// A guest that this program has inherited, and that waits for it, is to be taken.
     Incoming,
+    /// The guest has come from elsewhere.
+    Arrived,
     /// A handover into this process did not come about: end with this reason.
     Abandoned(String),
 }

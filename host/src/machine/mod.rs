@@ -43,15 +43,15 @@ use baton_migration::fds::{FdKey, FdTable};
 use baton_migration::fingerprint::MachineFingerprint;
 use baton_migration::handover::OutgoingFd;
 use baton_migration::{MigrationEvent, Mode, fds};
-use baton_plugin_api::BusClass;
 use baton_plugin_api::bus::RegionKind;
+use baton_plugin_api::{BusClass, DeviceType, PropertyKind};
 
 use crate::chardev::Chardevs;
 use crate::cli::{self, DeviceOption, Options};
 use crate::memory::{self, Contents, Ram};
 use crate::plugin::{Failures, Registry};
 use crate::runstate::RunState;
-use crate::vcpu::{Exits, Payload, Vcpu, carried, cpuid, msrs};
+use crate::vcpu::{Exits, Payload, Vcpu, carried, cpuid, features, msrs};
 use kvm_bindings::{CpuId, kvm_regs, kvm_sregs};
 use kvm_ioctls::Cap;
 
@@ -211,6 +211,8 @@ impl Machine {
         if let Some(source) = source {
             supported = carried::adopt(&supported, &source.cpu)?;
         }
+        features::apply(&mut supported, &options.cpu.changes)
+            .map_err(|reason| format!("{}: {reason}", options.cpu.origin))?;
         let vcpus = (0..options.cpus)
             .map(|id| {
                 Vcpu::create(
@@ -647,7 +649,8 @@ fn create_devices(
     preserved: Option<&Arc<FdTable>>,
     slots: &mut Slots<'_>,
 ) -> Result<Vec<MachineDevice>, HostError> {
-    let mut backends = cli::Backends::new(&options.drives, &options.chardevs);
+    let backends = cli::Backends::new(&options.drives, &options.chardevs);
+    let mut backends = backends.with_netdevs(&options.netdevs);
     let mut devices = Vec::new();
     for option in wanted {
         let (plugin, device_type) = registry
@@ -667,7 +670,29 @@ fn create_devices(
                 .map_err(|e| option.error(baton_migration::error_chain(&*e)))?,
         );
     }
+    for netdev in backends.idle_netdevs() {
+        idle_netdev(&netdev.id, registry)?;
+    }
     Ok(devices)
+}
+
+/// A network backend that no device has: a later one may take it if there are such devices at all.
+fn idle_netdev(id: &str, registry: &Registry) -> Result<(), HostError> {
+    let network = |kind: &DeviceType| {
+        kind.properties
+            .iter()
+            .any(|p| p.kind == PropertyKind::Netdev)
+    };
+    if registry.devices().any(|(_, kind)| network(kind)) {
+        // QEMU's text.
+        tracing::warn!("netdev {id} has no peer");
+        return Ok(());
+    }
+    Err(format!(
+        "-netdev id={id}: netdev {id} has no peer, and no plugin that is loaded has a network \
+         device; load one with -plugin, or leave it out"
+    )
+    .into())
 }
 
 /// Opens the kernel, or takes what was handed over: it is read again at every reset of the guest.

@@ -25,7 +25,8 @@ pub fn plan<'a>(
     devices: &[DeviceOption],
     registry: &'a Registry,
 ) -> Result<Vec<Planned<'a>>, HostError> {
-    let mut backends = Backends::new(&options.drives, &options.chardevs);
+    let backends = Backends::new(&options.drives, &options.chardevs);
+    let mut backends = backends.with_netdevs(&options.netdevs);
     let mut unnamed = BTreeMap::new();
     // Only its places are of interest; any function fills one.
     let bus = PciBus::default();

@@ -163,7 +163,8 @@ fn kind(of: &PropertyKind) -> &'static str {
         PropertyKind::String { .. }
         | PropertyKind::Enum(_)
         | PropertyKind::Drive
-        | PropertyKind::Chardev => "str",
+        | PropertyKind::Chardev
+        | PropertyKind::Netdev => "str",
     }
 }
 

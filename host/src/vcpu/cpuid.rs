@@ -21,14 +21,27 @@ pub struct TooManyLeaves {
     leaves: usize,
 }
 
-#[derive(Debug, Clone, Copy)]
-enum Register {
+/// A register of a leaf.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Register {
     Eax,
     Ebx,
     Ecx,
     Edx,
 }
 use Register::{Eax, Ebx, Ecx, Edx};
+
+impl Register {
+    /// Its value in a leaf.
+    pub(super) fn of(self, entry: &mut kvm_cpuid_entry2) -> &mut u32 {
+        match self {
+            Eax => &mut entry.eax,
+            Ebx => &mut entry.ebx,
+            Ecx => &mut entry.ecx,
+            Edx => &mut entry.edx,
+        }
+    }
+}
 
 /// Features taken away: leaf, subleaf, register, bits.
 const HIDDEN: [(u32, u32, Register, u32); 8] = [
@@ -171,16 +184,17 @@ fn text(registers: &[u32]) -> String {
     String::from_utf8_lossy(&bytes).trim().to_owned()
 }
 
+/// The bits of a register that no guest gets.
+pub(super) fn hidden(leaf: u32, subleaf: u32, register: Register) -> u32 {
+    let same = |of: &&(u32, u32, Register, u32)| (of.0, of.1, of.2) == (leaf, subleaf, register);
+    HIDDEN.iter().filter(same).fold(0, |all, of| all | of.3)
+}
+
 /// Takes away what is not offered.
 fn hide(entry: &mut kvm_cpuid_entry2) {
     for (leaf, index, register, bits) in HIDDEN {
         if (leaf, index) == (entry.function, entry.index) {
-            match register {
-                Eax => entry.eax &= !bits,
-                Ebx => entry.ebx &= !bits,
-                Ecx => entry.ecx &= !bits,
-                Edx => entry.edx &= !bits,
-            }
+            *register.of(entry) &= !bits;
         }
     }
     if EMPTIED.contains(&entry.function) {

@@ -2,6 +2,7 @@
 
 pub mod carried;
 pub mod cpuid;
+pub mod features;
 pub mod msrs;
 
 mod prefault;

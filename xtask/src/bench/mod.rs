@@ -8,6 +8,7 @@ mod monitor;
 mod outcome;
 mod plot;
 mod rounds;
+mod start;
 
 use anyhow::{Result, bail};
 use std::process::ExitCode;
@@ -19,8 +20,10 @@ pub(crate) fn main(args: &[String]) -> Result<ExitCode> {
         Some((bench, rest)) if bench == "abi" => abi::run(rest)?,
         Some((bench, rest)) if bench == "checkpoint" => checkpoint::run(rest)?,
         Some((bench, rest)) if bench == "monitor" => monitor::run(rest)?,
+        Some((bench, rest)) if bench == "start" => start::run(rest)?,
         _ => bail!(
-            "Say which bench: cargo xtask bench handover [--count N] [--matrix], checkpoint, monitor, or abi"
+            "Say which bench: cargo xtask bench handover [--count N] [--matrix], checkpoint, \
+             monitor, start, or abi"
         ),
     }
     Ok(ExitCode::SUCCESS)

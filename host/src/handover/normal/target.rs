@@ -137,6 +137,7 @@ impl IncomingHost for Target {
             true => vm.went_live(&mut state, runstate),
             false => state.runstate = runstate,
         }
+        vm.arrived();
         Ok(())
     }
 

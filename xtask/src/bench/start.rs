@@ -1,0 +1,134 @@
+//! `cargo xtask bench start`: from a process's start to its guest's first instruction, and what the
+//! process keeps in memory beside guest RAM.
+
+use anyhow::{Context, Result, ensure};
+use baton_testkit::report::ENTRY_TSC;
+use baton_testkit::{Machine, Serial, Setup, Vmm, native, process};
+use std::fs;
+use std::time::{Duration, Instant};
+
+use crate::cargo::{self, Profile};
+use crate::options::Arguments;
+use crate::stats::Spread;
+use baton_testkit::vmm::Programs;
+
+const USAGE: &str = "cargo xtask bench start [--count N]";
+/// Between two looks at the guest's RAM.
+const PAUSE: Duration = Duration::from_micros(50);
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// One kind of machine, of which one process after the other is started.
+struct Contestant {
+    name: &'static str,
+    /// It has made the files that all others use.
+    first: Machine,
+    starts: Vec<f64>,
+    kib: Vec<f64>,
+}
+
+pub(super) fn run(args: &[String]) -> Result<()> {
+    let mut args = Arguments::new(args);
+    let count = args.count("--count", 20)?;
+    args.finish(USAGE)?;
+    native::kvm_available()?;
+    let folder = cargo::build(Profile::Release)?;
+    process::outrank_others();
+    let baton = Setup::with(Vmm::Baton, Programs::in_folder(&folder)?);
+    let mut all = vec![Contestant::new("Baton", baton)?];
+    match Setup::new(Vmm::Qemu) {
+        Ok(qemu) => {
+            all.push(Contestant::new("QEMU q35", qemu.clone())?);
+            let microvm = qemu.extra(["-machine", "microvm,pcie=on,pic=off,pit=off"]);
+            all.push(Contestant::new("QEMU microvm", microvm)?);
+        }
+        Err(e) => eprintln!("Not compared: {e}"),
+    }
+    for number in 1..=count {
+        eprint!("\rround {number} of {count} ");
+        // In turn, so that all meet the same machine.
+        for contestant in &mut all {
+            contestant.round()?;
+        }
+    }
+    eprintln!();
+    println!(
+        "{count} rounds; disk, entropy device, serial line and clock; 128 MiB of RAM; medians \
+         [quartiles]\n"
+    );
+    println!("| | start to the kernel's first instruction, ms | resident beside RAM, MiB |");
+    println!("|---|---|---|");
+    for contestant in &all {
+        let mib = contestant.kib.iter().map(|kib| kib / 1024.0);
+        println!(
+            "| {} | {} | {} |",
+            contestant.name,
+            shown(contestant.starts.iter().copied())?,
+            shown(mib)?
+        );
+    }
+    Ok(())
+}
+
+fn shown(values: impl Iterator<Item = f64>) -> Result<String> {
+    let spread = Spread::of(values).context("Nothing was measured")?;
+    Ok(format!(
+        "{:.1} [{:.1}-{:.1}]",
+        spread.median, spread.lower_quartile, spread.upper_quartile
+    ))
+}
+
+impl Contestant {
+    fn new(name: &'static str, setup: Setup) -> Result<Self> {
+        let mut first = setup.serial(Serial::File).start()?;
+        wait_entered(&mut first, 0).with_context(|| format!("No guest boots on {name}"))?;
+        first.quit()?;
+        Ok(Self {
+            name,
+            first,
+            starts: Vec::new(),
+            kib: Vec::new(),
+        })
+    }
+
+    fn round(&mut self) -> Result<()> {
+        let before = self.first.report().get(ENTRY_TSC);
+        let began = Instant::now();
+        let mut machine = self.first.fresh()?;
+        wait_entered(&mut machine, before)?;
+        self.starts.push(began.elapsed().as_secs_f64() * 1000.0);
+        machine.qmp()?;
+        self.kib.push(resident_beside_ram(machine.pid())? as f64);
+        machine.quit()
+    }
+}
+
+/// Waits until the guest has noted another time of its entry than `before`, which is the first thing
+/// it does.
+fn wait_entered(machine: &mut Machine, before: u64) -> Result<()> {
+    let began = Instant::now();
+    while machine.report().get(ENTRY_TSC) == before {
+        machine.alive()?;
+        ensure!(began.elapsed() < PATIENCE, "The guest does not begin");
+        std::thread::sleep(PAUSE);
+    }
+    Ok(())
+}
+
+/// KiB that a process has in memory, but for the guest's RAM, which is a file of that name.
+fn resident_beside_ram(pid: u32) -> Result<u64> {
+    let maps = fs::read_to_string(format!("/proc/{pid}/smaps")).context("Cannot read smaps")?;
+    let (mut total, mut counts) = (0, true);
+    for line in maps.lines() {
+        let mut words = line.split_whitespace();
+        match words.next() {
+            Some("Rss:") if counts => {
+                let kib = words.next().and_then(|kib| kib.parse::<u64>().ok());
+                total += kib.context("smaps has no number after Rss:")?;
+            }
+            // The first line of a mapping: addresses, and the file at the end.
+            Some(word) if !word.ends_with(':') => counts = !line.ends_with("/ram"),
+            _ => {}
+        }
+    }
+    Ok(total)
+}
