@@ -63,12 +63,12 @@ pub(super) fn option(option: &Opt, subject: &str) -> Option<String> {
         "object" => types(
             "Objects, each with an id=ID",
             subject,
-            KINDS.map(|(name, list)| (name, list.iter().map(|(k, v)| row(k, v)).collect())),
+            &KINDS.map(|(name, list)| (name, list.iter().map(|(k, v)| row(k, v)).collect())),
         ),
         "netdev" => types(
             "Network backends, each with an id=ID",
             subject,
-            netdev::TYPES.map(|(name, list)| {
+            &netdev::TYPES.map(|(name, list)| {
                 let spelled = |(key, kind, required): &(&str, netdev::Kind, bool)| {
                     let end = if key.ends_with('.') { "..." } else { "" };
                     let must = if *required { "(required)" } else { "" };
@@ -117,7 +117,7 @@ fn list(option: &str, properties: &[(&str, &str)]) -> String {
 }
 
 /// All types with their properties, or one.
-fn types<const N: usize>(title: &str, subject: &str, types: [(&str, String); N]) -> String {
+fn types(title: &str, subject: &str, types: &[(&str, String)]) -> String {
     let one = types.iter().find(|(name, _)| *name == subject);
     match one {
         Some((name, properties)) => format!("{name} properties:\n{properties}"),
