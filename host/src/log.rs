@@ -4,7 +4,7 @@
 
 use std::fs::OpenOptions;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Mutex;
 
 use tracing::Subscriber;
@@ -56,7 +56,21 @@ pub struct LogOptions {
     /// `-d`: names of items; all of them are known.
     pub items: Vec<&'static str>,
     /// `-D`: the file, which is appended to.
-    pub file: Option<PathBuf>,
+    pub file: Option<LogFile>,
+}
+
+/// The file of `-D`: `%d`, which may be there once, is the number of the process that logs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogFile(String);
+
+impl LogFile {
+    /// The file of this process, which is not the one that has read the command line when it goes on in
+    /// the background.
+    fn path(&self) -> PathBuf {
+        self.0
+            .replacen("%d", &std::process::id().to_string(), 1)
+            .into()
+    }
 }
 
 /// Starts logging; once a process.
@@ -66,8 +80,9 @@ pub(crate) fn start(options: &LogOptions) -> Result<(), String> {
     let format = tracing_subscriber::fmt::layer().with_ansi(false);
     match &options.file {
         None => init(format.with_writer(io::stderr), filter),
-        Some(path) => {
-            let file = OpenOptions::new().append(true).create(true).open(path);
+        Some(file) => {
+            let path = file.path();
+            let file = OpenOptions::new().append(true).create(true).open(&path);
             let file = file.map_err(|e| {
                 format!(
                     "-D {}: cannot be opened: {e}; name a file that can be written",
@@ -139,19 +154,17 @@ pub(crate) fn items(text: &str) -> Result<Vec<&'static str>, String> {
     Ok(items)
 }
 
-/// The file of `-D`: `%d`, which may be there once, is the process's number.
-pub(crate) fn file(text: &str) -> Result<PathBuf, String> {
-    let wrong = || format!("Invalid logfile template '{text}': % may stand only once, before d");
-    let Some((before, after)) = text.split_once('%') else {
-        return match text.is_empty() {
-            true => Err("The file's name is missing".to_owned()),
-            false => Ok(Path::new(text).to_owned()),
-        };
-    };
-    let after = after.strip_prefix('d').ok_or_else(wrong)?;
-    match after.contains('%') {
-        true => Err(wrong()),
-        false => Ok(format!("{before}{}{after}", std::process::id()).into()),
+/// Reads the value of `-D`.
+pub(crate) fn file(text: &str) -> Result<LogFile, String> {
+    if text.is_empty() {
+        return Err("The file's name is missing".to_owned());
+    }
+    let rest = text.replacen("%d", "", 1);
+    match rest.contains('%') {
+        true => Err(format!(
+            "Invalid logfile template '{text}': % may stand only once, before d"
+        )),
+        false => Ok(LogFile(text.to_owned())),
     }
 }
 
@@ -188,8 +201,9 @@ mod tests {
     #[test]
     fn the_file_may_be_named_after_the_process() {
         let id = std::process::id();
-        assert_eq!(file("a.log"), Ok("a.log".into()));
-        assert_eq!(file("a-%d.log"), Ok(format!("a-{id}.log").into()));
+        let path = |text| file(text).map(|file| file.path());
+        assert_eq!(path("a.log"), Ok("a.log".into()));
+        assert_eq!(path("a-%d.log"), Ok(format!("a-{id}.log").into()));
         for text in ["a-%s", "%d%d", "100%"] {
             let reason =
                 format!("Invalid logfile template '{text}': % may stand only once, before d");

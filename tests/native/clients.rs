@@ -111,6 +111,11 @@ fn qemus_shell_drives_a_whole_live_update() -> Result<()> {
     }
     target.wait_status("running")?;
     source.wait_status("postmigrate")?;
+    // What is still to be let go of comes between the two.
+    wait_for("the end of the migration", PATIENCE, || {
+        let info = source.execute("query-migrate", &json!({}))?;
+        Ok((info["status"] == "completed").then_some(()))
+    })?;
     writeln!(input, "query-migrate")?;
     drop(input);
     let mut said = String::new();

@@ -158,7 +158,7 @@ fn what_cannot_come_or_go_is_refused_in_qemus_words() -> Result<()> {
         ),
         (
             json!({ "driver": "virtio-blk-pci", "drive": "d7" }),
-            "Property 'virtio-blk-pci.drive' can't find value 'd7'; add a -drive with that id",
+            "Property 'virtio-blk-pci.drive' can't find value 'd7'; did you mean 'd0'?",
         ),
     ] {
         let reason = machine.refusal("device_add", &arguments)?;

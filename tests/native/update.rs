@@ -249,17 +249,18 @@ fn a_process_that_dies_in_an_update_leaves_the_guest_to_the_other() -> Result<()
     Ok(())
 }
 
-/// An update's steps, and whether the guest has moved when it dies there.
-const STEPS: [(&str, bool); 9] = [
-    ("update-folder", false),
-    ("update-started", false),
-    ("update-waiting", false),
-    ("update-migrate", false),
-    ("update-migrating", true),
-    ("update-completed", true),
-    ("update-quit", true),
-    ("update-quitting", true),
-    ("update-done", true),
+/// An update's steps, and whether the guest has moved when it dies there. When it dies just after the
+/// source was told to migrate, the successor may learn of that before the source has come, or after.
+const STEPS: [(&str, Option<bool>); 9] = [
+    ("update-folder", Some(false)),
+    ("update-started", Some(false)),
+    ("update-waiting", Some(false)),
+    ("update-migrate", Some(false)),
+    ("update-migrating", None),
+    ("update-completed", Some(true)),
+    ("update-quit", Some(true)),
+    ("update-quitting", Some(true)),
+    ("update-done", Some(true)),
 ];
 
 #[test]
@@ -273,10 +274,10 @@ fn an_update_may_die_at_every_step() -> Result<()> {
         let output = machine.try_update(&[])?;
         ensure!(output.status.code().is_none(), "{step}: {output:?}");
         machine.find_again().with_context(|| step.to_owned())?;
+        let moved = machine.pid() != before;
         ensure!(
-            (machine.pid() != before) == moves,
-            "{step}: it has moved: {}",
-            !moves
+            moves.is_none_or(|moves| moves == moved),
+            "{step}: it has moved: {moved}"
         );
         is_whole(&mut machine).with_context(|| step.to_owned())?;
     }

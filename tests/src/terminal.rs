@@ -278,6 +278,6 @@ mod tests {
         }
         screen.show(&"\u{fc}".as_bytes()[..1]);
         screen.show(&"\u{fc}".as_bytes()[1..]);
-        assert_eq!(screen.text(), "one\nthrx\ngr\u{fc}n \u{fc}");
+        assert_eq!(screen.text(), "one\nthr x\ngr\u{fc}n \u{fc}");
     }
 }

@@ -226,12 +226,7 @@ impl SourceHost for Source {
     }
 
     fn postmigrate(&mut self) {
-        let machine = {
-            let mut state = self.vm.state();
-            state.runstate = RunState::PostMigrate;
-            state.kept_in = self.kept_in.take();
-            state.machine.take()
-        };
+        let machine = self.vm.state().machine.take();
         if self.mode == Mode::CprTransfer {
             self.vm.chardevs.let_go();
         }
@@ -249,6 +244,10 @@ impl SourceHost for Source {
         {
             tracing::error!("the machine that was given away did not end well");
         }
+        // Who sees this finds everything let go of.
+        let mut state = self.vm.state();
+        state.runstate = RunState::PostMigrate;
+        state.kept_in = self.kept_in.take();
     }
 }
 
