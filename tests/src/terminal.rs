@@ -9,6 +9,7 @@ use nix::sys::termios::{LocalFlags, SetArg, tcgetattr, tcsetattr};
 use nix::unistd::{Pid, setsid};
 use std::fs::File;
 use std::io::{Read, Write};
+use std::ops::{Deref, DerefMut};
 use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, ExitStatus};
@@ -22,21 +23,26 @@ nix::ioctl_none_bad!(set_controlling_terminal, nix::libc::TIOCSCTTY);
 /// What a monitor for people shows when it waits for a line.
 pub const PROMPT: &str = "(qemu) ";
 
-/// The process and its terminal. The process is killed when this is dropped.
-pub struct Terminal {
-    child: Child,
+/// A terminal of 80 columns, with somebody who types and reads there.
+pub struct Tty {
     keyboard: File,
     /// Kept open, so that the terminal outlives the process and can be asked for its mode.
     side: OwnedFd,
     screen: Arc<Mutex<Screen>>,
 }
 
-impl Terminal {
-    /// Starts `command` at a terminal of 80 columns, which is its standard input and output.
+/// The process and its terminal. The process is killed when this is dropped.
+pub struct Terminal {
+    child: Child,
+    tty: Tty,
+}
+
+impl Tty {
+    /// Makes a terminal, which is the standard input and output of what `command` starts.
     ///
     /// # Errors
-    /// When there is no terminal, or the process cannot be started.
-    pub fn start(mut command: Command) -> Result<Self> {
+    /// When there is none.
+    pub fn of(command: &mut Command) -> Result<Self> {
         let size = Winsize {
             ws_row: 24,
             ws_col: 80,
@@ -55,7 +61,6 @@ impl Terminal {
                 Ok(())
             })
         };
-        let child = process::spawn(&mut command)?;
         let screen = Arc::new(Mutex::new(Screen::default()));
         let (shown, mut output) = (Arc::clone(&screen), File::from(pty.master.try_clone()?));
         std::thread::Builder::new()
@@ -70,7 +75,6 @@ impl Terminal {
             })
             .context("Cannot start a thread to read from the terminal")?;
         Ok(Self {
-            child,
             keyboard: File::from(pty.master),
             side: pty.slave,
             screen,
@@ -155,6 +159,65 @@ impl Terminal {
         tcsetattr(&self.side, SetArg::TCSANOW, &mode).context("Cannot set the terminal's mode")
     }
 
+    /// Types the lines of `printed` that have a prompt, and checks that all it shows after its greeting
+    /// is what is printed. Lines that begin with `#` are what happens in between: `happens` waits for
+    /// it.
+    ///
+    /// # Errors
+    /// When it shows something else, or `happens` fails.
+    pub fn replay(
+        &mut self,
+        printed: &str,
+        mut happens: impl FnMut(&str) -> Result<()>,
+    ) -> Result<()> {
+        self.wait_prompts(1)?;
+        let lines: Vec<_> = printed
+            .lines()
+            .map(str::trim)
+            .filter(|line| !line.is_empty())
+            .collect();
+        for line in &lines {
+            if let Some(event) = line.strip_prefix("# ") {
+                happens(event)?;
+            } else if *line == "(qemu) quit" {
+                self.types("quit\r")?;
+                self.wait_shown(line)?;
+            } else if let Some(typed) = line.strip_prefix(PROMPT) {
+                self.line(typed)?;
+            }
+        }
+        let shows: Vec<_> = lines
+            .into_iter()
+            .filter(|line| !line.starts_with('#'))
+            .collect();
+        let text = self.shown();
+        let (greeting, shown) = text.split_once('\n').unwrap_or_default();
+        ensure!(
+            greeting.starts_with("QEMU ")
+                && greeting.ends_with(" monitor - type 'help' for more information"),
+            "{greeting:?}"
+        );
+        let shown = shown.trim_end().trim_end_matches("\n(qemu)");
+        ensure!(
+            shown == shows.join("\n"),
+            "{shown}\nis not\n{}",
+            shows.join("\n")
+        );
+        Ok(())
+    }
+}
+
+impl Terminal {
+    /// Starts `command` at a terminal.
+    ///
+    /// # Errors
+    /// When there is no terminal, or the process cannot be started.
+    pub fn start(mut command: Command) -> Result<Self> {
+        let tty = Tty::of(&mut command)?;
+        let child = process::spawn(&mut command)?;
+        Ok(Self { child, tty })
+    }
+
     /// The process's number.
     pub fn pid(&self) -> u32 {
         self.child.id()
@@ -178,6 +241,20 @@ impl Terminal {
         })?;
         ensure!(self.gives_lines()?, "the terminal is left in another mode");
         Ok(status)
+    }
+}
+
+impl Deref for Terminal {
+    type Target = Tty;
+
+    fn deref(&self) -> &Tty {
+        &self.tty
+    }
+}
+
+impl DerefMut for Terminal {
+    fn deref_mut(&mut self) -> &mut Tty {
+        &mut self.tty
     }
 }
 

@@ -42,6 +42,8 @@ pub(crate) enum Job {
     Kexec,
     /// Let a guest suspend itself to RAM, migrate it asleep, wake it, and judge the same way.
     Suspend,
+    /// Boot a guest and replay the examples of QEMU's document on it.
+    Document,
     /// Boot a guest and let `baton update` replace its VMM, by builds that fail too.
     Update,
     /// Run this shell script as `/lab/run`; its exit status is the result.
@@ -58,6 +60,7 @@ impl Job {
             Self::Modes => Some(format!("modes {vmm}")),
             Self::Kexec => Some(format!("kexec {vmm}")),
             Self::Suspend => Some(format!("suspend {vmm}")),
+            Self::Document => Some(format!("document {vmm}")),
             Self::Update => Some(format!("update {vmm}")),
             Self::Script(_) | Self::Shell => None,
         }
@@ -68,7 +71,7 @@ impl Job {
     fn only_baton(&self) -> bool {
         matches!(
             self,
-            Self::Modes | Self::Kexec | Self::Suspend | Self::Update
+            Self::Modes | Self::Kexec | Self::Suspend | Self::Document | Self::Update
         )
     }
 }

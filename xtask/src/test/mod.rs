@@ -90,6 +90,7 @@ fn run_lab(filter: Option<&str>, without: bool, tally: &mut Tally) {
         ("lab: modes", Job::Modes),
         ("lab: kexec", Job::Kexec),
         ("lab: suspend", Job::Suspend),
+        ("lab: document", Job::Document),
         ("lab: update", Job::Update),
     ];
     for (name, job) in jobs {

@@ -5,6 +5,7 @@ use anyhow::{Context, Result, bail};
 use baton_testkit::process::{self, Running};
 use baton_testkit::qmp::Qmp;
 use baton_testkit::sockets;
+use baton_testkit::terminal::Tty;
 use baton_testkit::wait::wait_for;
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
@@ -22,6 +23,8 @@ pub(crate) enum Origin<'a> {
     Boot,
     /// Another process hands it over by cpr-transfer.
     Transfer,
+    /// The same, with the main channel that the document of QEMU's has: an address of TCP, or `defer`.
+    Document(&'a str),
     /// What `-incoming` says: where it was kept, or `defer`.
     Incoming(&'a str),
 }
@@ -36,33 +39,43 @@ pub(crate) struct Generation {
 impl Generation {
     /// Starts the VMM with `line`.
     pub(crate) fn start(number: u32, line: &[String], origin: Origin<'_>) -> Result<Self> {
-        let log = log_file(number);
-        let log = File::create(&log).with_context(|| format!("Cannot create {log}"))?;
-        let errors = log.try_clone().context("Cannot share the VMM's log")?;
-        let mut command = Command::new(inside::VMM);
-        command.args(line).args(monitor(number));
-        match origin {
-            Origin::Boot => {}
-            Origin::Transfer => {
-                command.args(["-incoming", &format!("unix:{}", socket("main", number))]);
-                command.args(["-incoming", &channel("cpr", number).to_string()]);
-            }
-            Origin::Incoming(address) => {
-                command.args(["-incoming", address]);
-            }
-        }
-        command.stdin(Stdio::null()).stdout(log).stderr(errors);
-        let child = process::spawn(&mut command)?;
+        let mut command = command(number, line, origin)?;
+        Self::run(number, command.stdin(Stdio::null()), origin)
+    }
+
+    /// Starts it with a monitor for a person at a terminal.
+    pub(crate) fn at_terminal(
+        number: u32,
+        line: &[String],
+        origin: Origin<'_>,
+    ) -> Result<(Self, Tty)> {
+        let mut command = command(number, line, origin)?;
+        command.args(["-monitor", "stdio"]);
+        let tty = Tty::of(&mut command)?;
+        Ok((Self::run(number, &mut command, origin)?, tty))
+    }
+
+    fn run(number: u32, command: &mut Command, origin: Origin<'_>) -> Result<Self> {
+        let child = process::spawn(command)?;
         let mut generation = Self {
             number,
             process: Running::new(child),
             qmp: None,
         };
-        if origin == Origin::Transfer {
+        if matches!(origin, Origin::Transfer | Origin::Document(_)) {
             // The cpr channel's socket comes first: until a guest arrives there is no monitor.
             generation.wait_for_socket(&socket("cpr", number))?;
         }
         Ok(generation)
+    }
+
+    /// Where a source sends its guest to reach this process by the document's main channel.
+    pub(crate) fn document_channels(&self, port: &str) -> Value {
+        let main = json!({
+            "channel-type": "main",
+            "addr": { "transport": "socket", "type": "inet", "host": "0", "port": port }
+        });
+        json!([main, channel("cpr", self.number)])
     }
 
     /// Where a source sends its guest to reach this process.
@@ -162,6 +175,28 @@ impl Drop for Generation {
             self.ended(START).ok();
         }
     }
+}
+
+/// The process that has this number, without its standard input.
+fn command(number: u32, line: &[String], origin: Origin<'_>) -> Result<Command> {
+    let log = log_file(number);
+    let log = File::create(&log).with_context(|| format!("Cannot create {log}"))?;
+    let errors = log.try_clone().context("Cannot share the VMM's log")?;
+    let mut command = Command::new(inside::VMM);
+    command.args(line).args(monitor(number));
+    let main = match origin {
+        Origin::Boot => None,
+        Origin::Transfer => Some(format!("unix:{}", socket("main", number))),
+        Origin::Document(main) | Origin::Incoming(main) => Some(main.to_owned()),
+    };
+    if let Some(main) = main {
+        command.args(["-incoming", &main]);
+    }
+    if matches!(origin, Origin::Transfer | Origin::Document(_)) {
+        command.args(["-incoming", &channel("cpr", number).to_string()]);
+    }
+    command.stdout(log).stderr(errors);
+    Ok(command)
 }
 
 fn log_file(number: u32) -> String {

@@ -6,6 +6,7 @@ use super::command_line::{Guest, SERIAL};
 use super::generation::{Generation, Origin};
 use super::serial::Serial;
 use anyhow::{Context, Result, bail};
+use baton_testkit::terminal::Tty;
 use baton_testkit::wait::wait_for;
 use std::fs::OpenOptions;
 use std::os::unix::fs::FileExt;
@@ -39,6 +40,18 @@ impl Life {
     pub(crate) fn boot(guest: Guest) -> Result<(Self, u128)> {
         let start = Instant::now();
         let now = Generation::start(0, &guest.line(), Origin::Boot)?;
+        Self::begin(guest, now, start)
+    }
+
+    /// The same with a person at a terminal.
+    pub(crate) fn boot_at_terminal(guest: Guest) -> Result<(Self, u128, Tty)> {
+        let start = Instant::now();
+        let (now, tty) = Generation::at_terminal(0, &guest.line(), Origin::Boot)?;
+        let (life, boot) = Self::begin(guest, now, start)?;
+        Ok((life, boot, tty))
+    }
+
+    fn begin(guest: Guest, now: Generation, start: Instant) -> Result<(Self, u128)> {
         let mut life = Self {
             guest,
             now,
@@ -77,6 +90,12 @@ impl Life {
     pub(crate) fn next(&mut self, origin: Origin<'_>) -> Result<Generation> {
         self.number += 1;
         Generation::start(self.number, &self.guest.line(), origin)
+    }
+
+    /// The same with a person at a terminal.
+    pub(crate) fn next_at_terminal(&mut self, origin: Origin<'_>) -> Result<(Generation, Tty)> {
+        self.number += 1;
+        Generation::at_terminal(self.number, &self.guest.line(), origin)
     }
 
     /// Waits until the guest has made a few ticks more than it had before.

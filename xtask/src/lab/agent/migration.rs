@@ -168,8 +168,14 @@ pub(crate) fn has_guest(target: &mut Generation, runstate: &str) -> Result<()> {
     })
 }
 
-fn quit(source: &mut Generation) -> Result<()> {
+/// Ends a process that has no guest any more.
+pub(crate) fn quit(source: &mut Generation) -> Result<()> {
     source.command("quit", &json!({}))?;
+    ended_well(source)
+}
+
+/// Waits for the end of a process that was told to.
+pub(crate) fn ended_well(source: &mut Generation) -> Result<()> {
     let status = source.ended(HANDOVER)?;
     ensure!(status.success(), "The source ended with {status}");
     Ok(())

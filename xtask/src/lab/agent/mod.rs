@@ -2,6 +2,7 @@
 //! and judges.
 
 mod command_line;
+mod document;
 mod generation;
 mod kexec;
 mod life;
@@ -29,9 +30,10 @@ pub(crate) fn main(args: &[String]) -> Result<ExitCode> {
         ["modes", vmm] => modes::run(vmm.parse()?),
         ["kexec", vmm] => kexec::run(vmm.parse()?),
         ["suspend", vmm] => suspend::run(vmm.parse()?),
+        ["document", vmm] => document::run(vmm.parse()?),
         ["update", _] => update::run(),
         _ => bail!(
-            "lab-agent takes `transfer VMM COUNT`, or `modes`, `kexec`, `suspend` or `update` with a VMM, and is started by the lab inside its outer machine"
+            "lab-agent takes `transfer VMM COUNT`, or `modes`, `kexec`, `suspend`, `document` or `update` with a VMM, and is started by the lab inside its outer machine"
         ),
     };
     match result {
