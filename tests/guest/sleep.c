@@ -14,6 +14,7 @@
 
 /* Offsets in ACPI's tables. */
 enum {
+    RSDP_REVISION = 15,
     RSDP_XSDT = 24,
     TABLE_LENGTH = 4,
     XSDT_ENTRIES = 36,
@@ -76,9 +77,12 @@ static uint64_t words(uint64_t address)
 void sleep_init(const struct start_info *info)
 {
     uint64_t rsdp = command_line_rsdp(info);
-    if (rsdp == 0)
+    /* The tables of ACPI 1.0, which some firmware still gives, have no XSDT. */
+    if (rsdp == 0 || *(volatile uint8_t *)(rsdp + RSDP_REVISION) < 2)
         return;
     uint64_t xsdt = words(rsdp + RSDP_XSDT);
+    if (xsdt == 0)
+        return;
     for (uint32_t at = XSDT_ENTRIES; at < word(xsdt + TABLE_LENGTH); at += 8) {
         uint64_t table = words(xsdt + at);
         if (word(table) == SIGNATURE_FADT)

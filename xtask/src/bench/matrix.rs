@@ -86,14 +86,10 @@ fn shapes(largest_mib: u64, most_devices: u32) -> Vec<Shape> {
     shapes
 }
 
-/// Whether a VMM's way is measured: QEMU has cpr-exec since 10.2, and its cpr-reboot leaves RAM in
-/// place only by a capability that must be said to both processes by QMP, which is not done here.
+/// Whether a VMM's way is measured: QEMU has cpr-exec since 10.2.
 fn has(vmm: Vmm, programs: &Programs, way: Way) -> Result<bool> {
-    if vmm == Vmm::Baton || way == Way::Transfer {
+    if vmm == Vmm::Baton || way != Way::Exec {
         return Ok(true);
-    }
-    if way == Way::Reboot {
-        return Ok(false);
     }
     let out = std::process::Command::new(&programs.binary)
         .arg("--version")

@@ -9,6 +9,7 @@ use baton_testkit::vmm::Programs;
 use baton_testkit::wait::PATIENCE;
 use baton_testkit::watch::{Watched, Watcher};
 use baton_testkit::{Machine, Serial, Setup, Vmm, kept, transfer};
+use serde_json::json;
 use std::time::Duration;
 
 use super::outcome::{Round, Side};
@@ -67,15 +68,6 @@ impl Contestant {
         }
         if shape.touched {
             setup = setup.touched();
-        }
-        if shape.way == Way::Reboot {
-            // A process that loads must be told what the one that saves is told.
-            setup = setup.extra([
-                "-global",
-                "migration.x-ignore-shared=on",
-                "-global",
-                "migration.mode=cpr-reboot",
-            ]);
         }
         let mut machine = setup
             .boot()
@@ -148,9 +140,12 @@ impl Contestant {
             }
             (Way::Reboot, _) => {
                 let uri = format!("file:{}", source.file("state").display());
+                leave_ram(&mut source)?;
                 let info = kept::keep(&mut source, &uri)?;
                 source.quit()?;
-                let mut target = source.loading(&uri)?;
+                let mut target = source.loading("defer")?;
+                leave_ram(&mut target)?;
+                target.execute("migrate-incoming", &json!({ "uri": uri }))?;
                 target.wait_status("running")?;
                 // What it says is its own part, and not comparable.
                 ensure!(info["status"] == "completed", "{info}");
@@ -168,6 +163,14 @@ impl Contestant {
             rounds: self.rounds,
         })
     }
+}
+
+/// RAM stays in its shared file, which both processes must be told.
+fn leave_ram(machine: &mut Machine) -> Result<()> {
+    kept::set_mode(machine)?;
+    let list = json!([{ "capability": "x-ignore-shared", "state": true }]);
+    machine.execute("migrate-set-capabilities", &json!({ "capabilities": list }))?;
+    Ok(())
 }
 
 /// How long the guest is watched for what it does right after.
