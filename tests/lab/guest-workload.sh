@@ -61,6 +61,59 @@ draw() {
     touch /tmp/draws.done
 }
 
+# Which entropy devices there are, when that changes; the newest one is used.
+watch_rngs() {
+    folder=/sys/class/misc/hw_random
+    seen=
+    while [ ! -e /tmp/stop ]; do
+        rngs=$(cat $folder/rng_available 2>/dev/null)
+        rngs=${rngs% none}
+        if [ "$rngs" != "$seen" ]; then
+            seen=$rngs
+            newest=${rngs##* }
+            [ "$newest" = virtio_rng.0 ] && echo "rngs virtio_rng.0 only"
+            if [ -n "$newest" ] && [ "$newest" != virtio_rng.0 ]; then
+                echo "$newest" >$folder/rng_current || fault "$newest cannot be used"
+                echo "rngs virtio_rng.0 $newest, in use: $(cat $folder/rng_current)"
+            fi
+        fi
+        usleep 200000
+    done
+}
+
+# A second disk that comes and goes: blocks of the blob go to it until the mailbox says REST, and then
+# all that was written is read back.
+use_second_disk() {
+    while [ ! -e /tmp/stop ]; do
+        if [ ! -b /dev/vdb ]; then
+            usleep 200000
+            continue
+        fi
+        echo "disk came"
+        n=0
+        until [ "$(second_word)" = REST ]; do
+            at=$((n % blocks))
+            dd if=/tmp/blob of=/dev/vdb bs=16k count=1 skip=$at seek=$at conv=notrunc,fsync 2>/dev/null ||
+                fault "block $at was not written to the second disk"
+            n=$((n + 1))
+            [ $((n % 20)) = 0 ] && echo "disk wrote $n blocks"
+        done
+        count=$((n < blocks ? n : blocks))
+        head -c $((count * 16384)) /tmp/blob >/tmp/expected
+        dd if=/dev/vdb bs=16k count=$count iflag=direct 2>/dev/null | cmp - /tmp/expected ||
+            fault "the blocks on the second disk are not what was written"
+        echo "disk rests after $n blocks"
+        while [ -b /dev/vdb ]; do
+            usleep 200000
+        done
+        echo "disk left"
+    done
+}
+
+second_word() {
+    dd if=/dev/vda bs=4096 skip=8192 count=1 iflag=direct 2>/dev/null | head -c 12 | tail -c 4
+}
+
 # Comes back when the guest has been woken.
 sleep_in_ram() {
     echo mem >/sys/power/state || fault "the guest does not suspend itself at '$1'"
@@ -122,6 +175,8 @@ write_records &
 add_up &
 draw &
 read_mailbox &
+watch_rngs &
+use_second_disk &
 
 tick=0
 while [ ! -e /tmp/stop ]; do

@@ -14,6 +14,7 @@ cargo xtask lab shell [OPTIONS]       a shell in the outer machine (leave with C
 
 JOB      transfer       boot a guest and hand it over by cpr-transfer (the default)
          modes          boot a guest and take it through every migration mode
+         hotplug        boot a guest, plug devices into it and out of it
          kexec          keep a guest, boot the outer machine into another kernel, go on there
          suspend        let a guest suspend itself to RAM, migrate it asleep, and wake it
          document       replay the examples of QEMU's document on CPR, as printed there
@@ -165,13 +166,14 @@ fn parse(args: &[String]) -> Result<(Job, Options)> {
         },
         "boot" => Job::Transfer { count: 0 },
         "modes" => Job::Modes,
+        "hotplug" => Job::Hotplug,
         "kexec" => Job::Kexec,
         "suspend" => Job::Suspend,
         "document" => Job::Document,
         "update" => Job::Update,
         file if file.ends_with(".sh") => Job::Script(file.into()),
         other => bail!(
-            "No job `{other}`: it is transfer, modes, kexec, suspend, document, update, boot or a FILE.sh"
+            "No job `{other}`: it is transfer, modes, hotplug, kexec, suspend, document, update, boot or a FILE.sh"
         ),
     };
     Ok((job, options))

@@ -29,3 +29,9 @@ pub(crate) const STOP: &str = "STOP";
 pub(crate) const SUSPEND: &str = "MEM";
 /// The same, and its clock's alarm wakes it 10 s later.
 pub(crate) const NAP: &str = "NAP";
+/// Where in the block the word about a second disk is.
+pub(crate) const SECOND_WORD: u64 = 8;
+/// The guest uses a second disk when there is one.
+pub(crate) const WORK: &str = "WORK";
+/// It verifies the second disk and leaves it alone.
+pub(crate) const REST: &str = "REST";

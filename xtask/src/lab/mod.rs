@@ -38,6 +38,8 @@ pub(crate) enum Job {
     Transfer { count: u32 },
     /// Boot a guest, take it through every migration mode, and judge the same way.
     Modes,
+    /// Boot a guest, plug devices into it and out of it, and judge the same way.
+    Hotplug,
     /// Keep a guest whose RAM is persistent memory, boot L1 into another kernel, and go on there.
     Kexec,
     /// Let a guest suspend itself to RAM, migrate it asleep, wake it, and judge the same way.
@@ -58,6 +60,7 @@ impl Job {
         match self {
             Self::Transfer { count } => Some(format!("transfer {vmm} {count}")),
             Self::Modes => Some(format!("modes {vmm}")),
+            Self::Hotplug => Some(format!("hotplug {vmm}")),
             Self::Kexec => Some(format!("kexec {vmm}")),
             Self::Suspend => Some(format!("suspend {vmm}")),
             Self::Document => Some(format!("document {vmm}")),
@@ -71,7 +74,12 @@ impl Job {
     fn only_baton(&self) -> bool {
         matches!(
             self,
-            Self::Modes | Self::Kexec | Self::Suspend | Self::Document | Self::Update
+            Self::Modes
+                | Self::Hotplug
+                | Self::Kexec
+                | Self::Suspend
+                | Self::Document
+                | Self::Update
         )
     }
 }

@@ -88,6 +88,7 @@ fn run_lab(filter: Option<&str>, without: bool, tally: &mut Tally) {
     let jobs = [
         ("lab: transfer", Job::Transfer { count: 10 }),
         ("lab: modes", Job::Modes),
+        ("lab: hotplug", Job::Hotplug),
         ("lab: kexec", Job::Kexec),
         ("lab: suspend", Job::Suspend),
         ("lab: document", Job::Document),

@@ -14,6 +14,10 @@ pub(crate) struct Guest {
     pub disk: String,
     /// The shared file that is its RAM; without one the VMM takes what it takes by itself.
     pub ram: Option<String>,
+    /// Images that no device of the line is connected to.
+    pub drives: Vec<String>,
+    /// Devices beside the usual ones, as JSON.
+    pub devices: Vec<String>,
 }
 
 impl Guest {
@@ -23,7 +27,15 @@ impl Guest {
             vmm,
             disk: inside::DISK.to_owned(),
             ram: None,
+            drives: Vec::new(),
+            devices: Vec::new(),
         }
+    }
+
+    /// With one more `-drive`.
+    pub(crate) fn drive(mut self, drive: &str) -> Self {
+        self.drives.push(drive.to_owned());
+        self
     }
 
     /// The arguments every generation is started with. No handover adds or changes one of them.
@@ -36,6 +48,12 @@ impl Guest {
         line.extend(words(
             "-device virtio-blk-pci,drive=d0 -device virtio-rng-pci",
         ));
+        for drive in &self.drives {
+            line.extend(["-drive".to_owned(), drive.clone()]);
+        }
+        for device in &self.devices {
+            line.extend(["-device".to_owned(), device.clone()]);
+        }
         line.extend(words(&format!(
             "-kernel {} -initrd {}",
             inside::KERNEL,

@@ -130,6 +130,13 @@ impl Generation {
         answer.with_context(|| self.name())
     }
 
+    /// Waits for an event of the monitor that the last command went to; gives its data.
+    pub(crate) fn wait_event(&mut self, name: &str) -> Result<Value> {
+        let qmp = self.qmp.as_mut().context("No monitor was asked yet")?;
+        let data = qmp.wait_event(name);
+        data.with_context(|| self.name())
+    }
+
     pub(crate) fn status(&mut self) -> Result<String> {
         let answer = self.command("query-status", &json!({}))?;
         Ok(answer["status"].as_str().unwrap_or_default().to_owned())

@@ -36,6 +36,7 @@ pub(crate) fn run(vmm: Vmm) -> Result<String> {
         vmm,
         disk: DISK.to_owned(),
         ram: Some(RAM.to_owned()),
+        ..Guest::new(vmm)
     };
     match fs::read_to_string(NOTES) {
         Ok(notes) => {

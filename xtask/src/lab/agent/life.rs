@@ -166,12 +166,21 @@ pub(crate) fn heading(vmm: Vmm, boot: u128) -> String {
 
 /// Leaves a word in the mailbox of the guest with this disk.
 pub(crate) fn tell_guest(disk: &str, word: &str) -> Result<()> {
+    leave(disk, word, 0)
+}
+
+/// The same about a second disk.
+pub(crate) fn tell_of_second_disk(disk: &str, word: &str) -> Result<()> {
+    leave(disk, word, inside::SECOND_WORD)
+}
+
+fn leave(disk: &str, word: &str, at: u64) -> Result<()> {
     let mut letters = [0; 8];
     letters[..word.len()].copy_from_slice(word.as_bytes());
     OpenOptions::new()
         .write(true)
         .open(disk)
-        .and_then(|disk| disk.write_all_at(&letters, inside::FILE_SYSTEM))
+        .and_then(|disk| disk.write_all_at(&letters, inside::FILE_SYSTEM + at))
         .with_context(|| format!("Cannot write the guest's mailbox in {disk}"))
 }
 

@@ -4,6 +4,7 @@
 mod command_line;
 mod document;
 mod generation;
+mod hotplug;
 mod kexec;
 mod life;
 mod migration;
@@ -28,12 +29,13 @@ pub(crate) fn main(args: &[String]) -> Result<ExitCode> {
             transfer::run(vmm.parse()?, count)
         }
         ["modes", vmm] => modes::run(vmm.parse()?),
+        ["hotplug", vmm] => hotplug::run(vmm.parse()?),
         ["kexec", vmm] => kexec::run(vmm.parse()?),
         ["suspend", vmm] => suspend::run(vmm.parse()?),
         ["document", vmm] => document::run(vmm.parse()?),
         ["update", _] => update::run(),
         _ => bail!(
-            "lab-agent takes `transfer VMM COUNT`, or `modes`, `kexec`, `suspend`, `document` or `update` with a VMM, and is started by the lab inside its outer machine"
+            "lab-agent takes `transfer VMM COUNT`, or `modes`, `hotplug`, `kexec`, `suspend`, `document` or `update` with a VMM, and is started by the lab inside its outer machine"
         ),
     };
     match result {

@@ -26,6 +26,8 @@ pub(crate) struct Serial {
     /// Its time of day at the last one, in seconds since 1970.
     date: f64,
     result: Option<String>,
+    /// Lines of other kinds.
+    others: Vec<String>,
 }
 
 impl Serial {
@@ -62,6 +64,8 @@ impl Serial {
                     "The guest complains after tick {}: {line}",
                     serial.ticks.len()
                 );
+            } else {
+                serial.others.push(line.to_owned());
             }
         }
         Ok(serial)
@@ -98,6 +102,12 @@ impl Serial {
         self.ticks.push(clock);
         self.date = date;
         Ok(())
+    }
+
+    /// How many lines begin with `start`, ticks and the result aside.
+    pub(crate) fn said(&self, start: &str) -> usize {
+        let lines = self.others.iter();
+        lines.filter(|line| line.starts_with(start)).count()
     }
 
     pub(crate) fn ticks(&self) -> usize {
