@@ -459,7 +459,7 @@ fn what_libvirt_writes_of_a_process_is_understood() {
     assert!(options.no_reboot && options.no_shutdown && options.daemonize && options.timestamps);
     assert_eq!(options.pidfile, Some("/run/vm.pid".into()));
     assert_eq!(options.log.items, ["vcpu"]);
-    assert_eq!(options.log.file, Some("/run/vm.log".into()));
+    assert_eq!(options.log.file, crate::log::file("/run/vm.log").ok());
     assert_eq!(options.run_as, RunAs::parse("1000:1000").ok());
 }
 

@@ -97,17 +97,27 @@ fn over(state: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::process::{Command, Stdio};
+
     use super::*;
 
     #[test]
     fn a_process_is_there_until_it_has_ended_waited_for_or_not() {
-        let mut child = std::process::Command::new("sleep")
-            .arg("600")
+        // It ends with its input at the latest, so that a failure leaves nothing behind.
+        let mut child = Command::new("cat")
+            .arg("-u")
+            .stdin(Stdio::piped())
             .spawn()
             .unwrap();
         let process = Process::find(child.id()).unwrap();
         assert!(process.lives() && !process.ended(Duration::ZERO));
-        assert!(process.has_arguments(&["600".into()]) && !process.has_arguments(&[]));
+        // execve lets the parent go on before the kernel shows the new arguments.
+        let end = Instant::now() + Duration::from_secs(20);
+        while !process.has_arguments(&["-u".into()]) {
+            assert!(Instant::now() < end, "It has other arguments");
+            std::thread::sleep(LOOK);
+        }
+        assert!(!process.has_arguments(&[]));
         assert_eq!(process.owner(), Some(Uid::effective()));
         assert!(process.end(Duration::from_millis(1)) || process.ended(Duration::from_secs(20)));
         child.wait().unwrap();
