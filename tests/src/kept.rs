@@ -1,6 +1,6 @@
 //! Keeping a guest with cpr-reboot, and loading it again.
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Result, bail};
 use serde_json::{Value, json};
 
 use crate::machine::{Machine, Main};
@@ -15,8 +15,7 @@ pub fn keep(source: &mut Machine, uri: &str) -> Result<Value> {
     if info["status"] != "completed" {
         bail!("The guest is not kept: {info}");
     }
-    let left = source.status()?;
-    ensure!(left == "postmigrate", "The source is '{left}'");
+    source.wait_status("postmigrate")?;
     Ok(info)
 }
 
