@@ -9,7 +9,7 @@ use serde_json::json;
 use crate::blockers;
 use crate::cli::{Backends, DeviceOption};
 use crate::machine::pci::PciAddress;
-use crate::machine::{Arrival, Machine, MachineDevice, plan};
+use crate::machine::{Arrival, Machine, MachineDevice, Wanted, plan};
 use crate::plugin::RegistryError;
 use crate::runstate::RunState;
 use crate::vm::{Deferred, State, Vm};
@@ -65,6 +65,7 @@ impl Vm {
         check_place(&state, device_type, option)?;
         // The guest is in another process, and so is what the device has open.
         let waits = state.runstate == RunState::InMigrate;
+        let drives = state.drives(&self.options);
         let handed_over = match &state.deferred {
             Some(Deferred::Transfer(handover)) => Some(Arc::clone(handover.fds())),
             _ => None,
@@ -74,7 +75,7 @@ impl Vm {
             return self.announce(&mut state, option);
         };
         let chardevs = self.chardevs.configs();
-        let backends = Backends::new(&self.options.drives, &chardevs);
+        let backends = Backends::new(&drives, &chardevs);
         let mut backends = backends.with_netdevs(&self.options.netdevs);
         for device in machine.devices() {
             // It is created already; this notes what it is connected to.
@@ -118,11 +119,21 @@ impl Vm {
             return Err("There is no machine in this process".to_owned().into());
         }
         state.devices.push(option.clone());
-        let planned = plan(&self.options, &state.devices, &self.registry()).map(drop);
+        let planned = self.plan(state);
         if planned.is_err() {
             state.devices.pop();
         }
         planned.map_err(PlugError::from)
+    }
+
+    /// Whether the machine that is built later can have what it is to have.
+    pub(crate) fn plan(&self, state: &State) -> Result<(), HostError> {
+        let drives = state.drives(&self.options);
+        let wanted = Wanted {
+            devices: &state.devices,
+            drives: &drives,
+        };
+        plan(&self.options, wanted, &self.registry()).map(drop)
     }
 
     fn check_id(&self, state: &State, option: &DeviceOption) -> Result<(), PlugError> {

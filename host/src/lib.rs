@@ -26,6 +26,7 @@ mod help;
 mod hotplug;
 mod lifecycle;
 mod log;
+mod nodes;
 mod pidfile;
 mod process;
 mod query;

@@ -6,6 +6,7 @@ use std::path::Path;
 use baton_migration::{Blocker, HostError, Mode};
 use baton_plugin_api::{DeviceType, PluginDescriptor};
 
+use crate::cli::Backends;
 use crate::plugin::Plugin;
 use crate::runstate::RunState;
 use crate::vm::Vm;
@@ -60,8 +61,10 @@ impl Vm {
         let place = new.path.clone();
         let next = registry.with(new)?;
         let running = state.runstate.is_running();
+        let (drives, chardevs) = (state.drives(&self.options), self.chardevs.configs());
         if let Some(machine) = &mut state.machine {
-            machine.replace_instances(&self.options, &types, &next, running)?;
+            let backends = Backends::new(&drives, &chardevs).with_netdevs(&self.options.netdevs);
+            machine.replace_instances(backends, &types, &next, running)?;
         }
         self.set_registry(next);
         let blocker = elsewhere(&name, &place);

@@ -20,9 +20,10 @@ use crate::chardev::Chardevs;
 use crate::cli::{DeviceOption, Options};
 use crate::handover::InheritedMonitors;
 use crate::machine::events::MachineEvent;
-use crate::machine::{Inventory, Machine, MachineDevice, Origin, WakeSource};
+use crate::machine::{Inventory, Machine, MachineDevice, Origin, WakeSource, Wanted};
 use crate::memory;
 use crate::monitor::{Events, Monitor};
+use crate::nodes::Nodes;
 use crate::plugin::{Plugin, Registry};
 use crate::runstate::RunState;
 use crate::systemd;
@@ -62,6 +63,8 @@ pub struct State {
     pub machine: Option<Machine>,
     /// The devices that it has, or will have.
     pub devices: Vec<DeviceOption>,
+    /// Block nodes that have come since the process was started.
+    pub nodes: Nodes,
     /// What it is doing.
     pub runstate: RunState,
     /// Migration parameters and capabilities.
@@ -165,6 +168,7 @@ impl Vm {
             migration_events,
             state: Mutex::new(State {
                 machine: None,
+                nodes: Nodes::default(),
                 devices,
                 runstate,
                 settings,
@@ -288,10 +292,17 @@ impl Vm {
 
     /// Builds a machine, which is nobody's yet, on character devices that are open.
     pub fn build(&self, origin: Origin<'_>) -> Result<Machine, HostError> {
-        let devices = self.state().devices.clone();
         let (options, registry) = (&self.options, self.registry());
+        let (devices, drives) = {
+            let state = self.state();
+            (state.devices.clone(), state.drives(options))
+        };
+        let wanted = Wanted {
+            devices: &devices,
+            drives: &drives,
+        };
         let (chardevs, requests) = (&self.chardevs, &self.requests);
-        Machine::build(options, &devices, &registry, origin, chardevs, requests)
+        Machine::build(options, wanted, &registry, origin, chardevs, requests)
     }
 
     /// Builds the machine on what another process hands over.

@@ -22,6 +22,7 @@ mod kept;
 mod kills;
 mod leaks;
 mod monitors;
+mod nodes;
 mod normal;
 mod pause;
 mod power;

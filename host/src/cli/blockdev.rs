@@ -123,6 +123,22 @@ pub(super) fn drives(said: &Said) -> Result<Vec<(Drive, &Word)>, CliError> {
     Ok(drives)
 }
 
+/// The name of the node that the JSON of one `-blockdev` describes.
+pub fn node_name(text: &str) -> Result<String, String> {
+    parse(text).map(|node| node.name)
+}
+
+/// The drives that nodes make which have come later, each as the JSON of a `-blockdev`.
+pub fn drives_of(texts: &[String]) -> Result<Vec<Drive>, String> {
+    let option = super::definition::option("blockdev").ok_or("There is no -blockdev")?;
+    let words = texts
+        .iter()
+        .map(|text| Word::new(option, Some(text.clone())));
+    let said = Said::new(words.collect());
+    let drives = drives(&said).map_err(|error| error.reason)?;
+    Ok(drives.into_iter().map(|(drive, _)| drive).collect())
+}
+
 /// What `-device drive=` of this node means.
 fn drive<'a, I: Iterator<Item = &'a str>>(
     node: &Node,

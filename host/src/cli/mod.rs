@@ -7,7 +7,7 @@
 mod add_fd;
 mod arguments;
 mod backends;
-mod blockdev;
+pub(crate) mod blockdev;
 mod build;
 pub(crate) mod chardev;
 mod completions;

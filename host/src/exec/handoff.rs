@@ -32,6 +32,9 @@ pub struct OldProgram {
     /// be there when it is needed again.
     #[serde(default)]
     pub plugins: Vec<(ByteBuf, RawFd)>,
+    /// Its block nodes that have come since it was started, each as the JSON that `blockdev-add` takes.
+    #[serde(default)]
+    pub nodes: Vec<String>,
     /// The devices it has if some have come or gone since it was started: each as the JSON that
     /// `device_add` takes.
     #[serde(default)]
@@ -152,6 +155,7 @@ mod tests {
             exe: 7,
             arguments: vec![ByteBuf::from(*b"baton"), ByteBuf::from(*b"-m")],
             plugins: vec![(ByteBuf::from(*b"/a.so"), 8)],
+            nodes: vec!["{}".into()],
             devices: Some(vec!["{}".into()]),
         }
     }

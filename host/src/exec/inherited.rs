@@ -20,6 +20,7 @@ use super::program::{FAILED, STATE};
 use super::{fds, holder};
 use crate::cli::DeviceOption;
 use crate::monitor::Kept;
+use crate::nodes::Nodes;
 
 /// Longest state, in bytes.
 const LONGEST: u64 = 256 << 20;
@@ -110,6 +111,11 @@ impl Inherited {
             Ok((PathBuf::from(OsString::from_vec(path.to_vec())), file))
         };
         self.old.plugins.iter().map(open).collect()
+    }
+
+    /// The old program's block nodes that its arguments do not say.
+    pub fn nodes(&self) -> Result<Nodes, HostError> {
+        Ok(Nodes::said_before(self.old.nodes.clone())?)
     }
 
     /// The devices that the old program has, if its arguments do not say so.

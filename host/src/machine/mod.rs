@@ -44,7 +44,7 @@ use baton_migration::fingerprint::MachineFingerprint;
 use baton_migration::handover::OutgoingFd;
 use baton_migration::{MigrationEvent, Mode, fds};
 use baton_plugin_api::bus::RegionKind;
-use baton_plugin_api::{BusClass, DeviceType, PropertyKind};
+use baton_plugin_api::{BusClass, DeviceType, Drive, PropertyKind};
 
 use crate::chardev::Chardevs;
 use crate::cli::{self, DeviceOption, Options};
@@ -128,11 +128,30 @@ struct PowerOn {
     controllers: ControllersState,
 }
 
+/// What a machine is to have beside what its options say.
+#[derive(Clone, Copy)]
+pub struct Wanted<'a> {
+    /// Its devices, in order.
+    pub devices: &'a [DeviceOption],
+    /// The drives that they may name.
+    pub drives: &'a [Drive],
+}
+
+impl<'a> Wanted<'a> {
+    /// What the command line says, and no more.
+    pub fn of(options: &'a Options) -> Self {
+        Self {
+            devices: &options.devices,
+            drives: &options.drives,
+        }
+    }
+}
+
 impl Machine {
     /// Builds the machine that `options` describe, with these devices; the character devices are open.
     pub fn build(
         options: &Options,
-        devices: &[DeviceOption],
+        wanted: Wanted<'_>,
         registry: &Registry,
         origin: Origin<'_>,
         chardevs: &Arc<Chardevs>,
@@ -190,7 +209,7 @@ impl Machine {
             unnamed: &mut BTreeMap::new(),
         };
         let devices = create_devices(
-            (options, devices),
+            (options, wanted),
             registry,
             restoring,
             preserved,
@@ -643,16 +662,16 @@ fn map_hotplug(spaces: &AddressSpaces, hotplug: &Arc<Hotplug>) -> Result<(), bus
 }
 
 fn create_devices(
-    (options, wanted): (&Options, &[DeviceOption]),
+    (options, wanted): (&Options, Wanted<'_>),
     registry: &Registry,
     restoring: Option<Mode>,
     preserved: Option<&Arc<FdTable>>,
     slots: &mut Slots<'_>,
 ) -> Result<Vec<MachineDevice>, HostError> {
-    let backends = cli::Backends::new(&options.drives, &options.chardevs);
+    let backends = cli::Backends::new(wanted.drives, &options.chardevs);
     let mut backends = backends.with_netdevs(&options.netdevs);
     let mut devices = Vec::new();
-    for option in wanted {
+    for option in wanted.devices {
         let (plugin, device_type) = registry
             .device(&option.driver)
             .map_err(|e| option.error(e.to_string()))?;

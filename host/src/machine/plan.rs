@@ -6,9 +6,10 @@ use std::sync::Arc;
 use baton_migration::HostError;
 use baton_plugin_api::{BusClass, Config, DeviceType};
 
+use super::Wanted;
 use super::devices::name;
 use super::pci::{HostBridge, PciAddress, PciBus};
-use crate::cli::{Backends, DeviceOption, Options};
+use crate::cli::{Backends, Options};
 use crate::plugin::Registry;
 
 /// A device that a machine will have.
@@ -22,10 +23,10 @@ pub struct Planned<'a> {
 /// These devices in their order, with the backends of `options`. Nothing is opened.
 pub fn plan<'a>(
     options: &Options,
-    devices: &[DeviceOption],
+    wanted: Wanted<'_>,
     registry: &'a Registry,
 ) -> Result<Vec<Planned<'a>>, HostError> {
-    let backends = Backends::new(&options.drives, &options.chardevs);
+    let backends = Backends::new(wanted.drives, &options.chardevs);
     let mut backends = backends.with_netdevs(&options.netdevs);
     let mut unnamed = BTreeMap::new();
     // Only its places are of interest; any function fills one.
@@ -36,7 +37,7 @@ pub fn plan<'a>(
         function: 0,
     });
     let mut planned = Vec::new();
-    for option in devices {
+    for option in wanted.devices {
         let (_, device_type) = registry
             .device(&option.driver)
             .map_err(|e| option.error(e.to_string()))?;

@@ -10,7 +10,7 @@ use baton_plugin_api::{Config, DeviceType};
 
 use super::devices::Instance;
 use super::{Machine, MachineDevice};
-use crate::cli::{Backends, Options};
+use crate::cli::Backends;
 use crate::plugin::{Plugin, Registry};
 
 /// What the new instances are told of how they come about.
@@ -27,15 +27,16 @@ struct Affected<'a> {
 
 impl Machine {
     /// Replaces the instances of these types by those of `next`: of all devices or, if anything goes
-    /// wrong, of none. A guest that runs stands still meanwhile, and goes on in any case.
+    /// wrong, of none. A guest that runs stands still meanwhile, and goes on in any case. All devices
+    /// find what they are connected to among `backends`.
     pub fn replace_instances(
         &mut self,
-        options: &Options,
+        backends: Backends<'_>,
         types: &BTreeSet<&str>,
         next: &Registry,
         running: bool,
     ) -> Result<(), HostError> {
-        let affected = self.affected(options, types, next)?;
+        let affected = self.affected(backends, types, next)?;
         for Affected { at, .. } in &affected {
             let device = &self.devices[*at];
             if let Some(blocker) = device.blockers(MODE, &self.around.failures).first() {
@@ -62,11 +63,10 @@ impl Machine {
 
     fn affected<'a>(
         &self,
-        options: &Options,
+        mut backends: Backends<'_>,
         types: &BTreeSet<&str>,
         next: &'a Registry,
     ) -> Result<Vec<Affected<'a>>, HostError> {
-        let mut backends = Backends::new(&options.drives, &options.chardevs);
         let mut affected = Vec::new();
         for (at, device) in self.devices.iter().enumerate() {
             let (plugin, device_type) = next.device(&device.option().driver)?;

@@ -52,6 +52,10 @@ pub enum Command {
     PluginReplace {
         file: String,
     },
+    BlockdevAdd(Map<String, Value>),
+    BlockdevDel {
+        node_name: String,
+    },
     Stop,
     Cont,
     Quit,

@@ -13,7 +13,7 @@ use crate::vm::Vm;
 /// The answer of `query-block`.
 pub fn block(vm: &Vm) -> Value {
     // An image may be on a file system that is slow to answer, and nobody else is to wait for it.
-    let (active, places) = {
+    let (active, drives) = {
         let state = vm.state();
         let machine = state.machine.as_ref();
         let place = |drive: &Drive| {
@@ -24,16 +24,17 @@ pub fn block(vm: &Vm) -> Value {
             };
             devices.find(has).map(qom::device_path)
         };
-        let places: Vec<_> = vm.options.drives.iter().map(place).collect();
-        (is_active(state.runstate), places)
+        let drives = state.drives(&vm.options);
+        let places: Vec<_> = drives.iter().map(place).collect();
+        (is_active(state.runstate), drives.into_iter().zip(places))
     };
-    let row = |(drive, place): (&Drive, Option<String>)| {
+    let row = |(drive, place): (Drive, Option<String>)| {
         let mut row = json!({
             "device": drive.id,
             "type": "unknown",
             "removable": false,
             "locked": false,
-            "inserted": image(drive, active),
+            "inserted": image(&drive, active),
         });
         if let Some(place) = place {
             row["qdev"] = place.into();
@@ -42,17 +43,16 @@ pub fn block(vm: &Vm) -> Value {
         }
         row
     };
-    vm.options.drives.iter().zip(places).map(row).collect()
+    drives.map(row).collect()
 }
 
 /// The answer of `query-named-block-nodes`.
 pub fn named_nodes(vm: &Vm) -> Value {
-    let active = is_active(vm.state().runstate);
-    vm.options
-        .drives
-        .iter()
-        .map(|drive| image(drive, active))
-        .collect()
+    let (active, drives) = {
+        let state = vm.state();
+        (is_active(state.runstate), state.drives(&vm.options))
+    };
+    drives.iter().map(|drive| image(drive, active)).collect()
 }
 
 /// Whether the images are this process's to write to.

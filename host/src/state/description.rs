@@ -127,7 +127,7 @@ pub(crate) fn dump(path: &Path, options: &Options, all: bool) -> Result<(), Host
         let types = registry.devices();
         types.map(|(_, found)| device(None, found)).collect()
     } else {
-        machine::plan(options, &options.devices, &registry)?
+        machine::plan(options, machine::Wanted::of(options), &registry)?
             .into_iter()
             .map(|planned| device(Some(planned.config.id), planned.device_type))
             .collect()

@@ -6,9 +6,11 @@ use std::sync::OnceLock;
 
 use baton_migration::HostError;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::cli::Options;
 use crate::plugin;
+use crate::vm::Vm;
 
 /// The folder that paths of the command line begin in.
 static DIRECTORY: OnceLock<PathBuf> = OnceLock::new();
@@ -32,6 +34,9 @@ pub struct Origin {
     pub directory: PathBuf,
     /// The command line as given, without the program's name.
     pub arguments: Vec<String>,
+    /// Block nodes that were added since, each as the JSON of a `-blockdev`.
+    #[serde(default)]
+    pub blockdevs: Vec<Value>,
     /// `BATON_PLUGIN_PATH` of its environment.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub plugin_path: Option<String>,
@@ -67,7 +72,7 @@ pub(super) fn directory() -> Result<&'static Path, HostError> {
 }
 
 /// How this process was started.
-pub fn describe(options: &Options) -> Result<Origin, HostError> {
+pub fn describe(vm: &Vm) -> Result<Origin, HostError> {
     let own = Path::new("/proc/self/exe");
     let link = std::fs::read_link(own)
         .map_err(|e| format!("This program's own file cannot be found: {e}"))?;
@@ -88,8 +93,9 @@ pub fn describe(options: &Options) -> Result<Origin, HostError> {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         directory: directory()?.to_owned(),
         arguments,
+        blockdevs: vm.state().nodes.arguments()?,
         plugin_path: std::env::var(plugin::PATH_VARIABLE).ok(),
-        standard_streams: standard_streams(options),
+        standard_streams: standard_streams(&vm.options),
     })
 }
 

@@ -29,10 +29,10 @@ impl Device {
 }
 
 /// The arguments of a process that has the same machine as one that was started with `arguments` and has
-/// `devices` by now. Plugins are looked for in `plugins` instead of where `-plugin` says.
+/// `devices` by now, with block `nodes` beside those of the arguments. Plugins are looked for in `plugins` instead of where `-plugin` says.
 pub(super) fn successor(
     arguments: &[String],
-    devices: &[Device],
+    (nodes, devices): (&[Value], &[Device]),
     plugins: Option<&Path>,
 ) -> Result<Vec<String>, HostError> {
     let mut line = Vec::new();
@@ -57,6 +57,11 @@ pub(super) fn successor(
             line.extend(value);
         }
     }
+    line.extend(
+        nodes
+            .iter()
+            .flat_map(|node| ["-blockdev".to_owned(), node.to_string()]),
+    );
     let come = devices.iter().filter(|device| device.hotplugged);
     line.extend(come.flat_map(Device::option));
     if let Some(folder) = plugins {
@@ -79,18 +84,18 @@ mod tests {
     #[test]
     fn what_was_meant_for_the_start_is_left_out_however_it_is_written() {
         let said = "-m 1G -incoming unix:a --incoming=defer -S -kernel -S -append S";
-        let line = successor(&words(said), &[], None).unwrap();
+        let line = successor(&words(said), (&[], &[]), None).unwrap();
         assert_eq!(line, words("-m 1G -kernel -S -append S"));
-        assert_eq!(successor(&line, &[], None).unwrap(), line);
+        assert_eq!(successor(&line, (&[], &[]), None).unwrap(), line);
     }
 
     #[test]
     fn a_folder_of_plugins_takes_the_place_of_all_that_were_said() {
         let said = words("-plugin a -m 1G -plugin=b");
-        let line = successor(&said, &[], Some(Path::new("/new"))).unwrap();
+        let line = successor(&said, (&[], &[]), Some(Path::new("/new"))).unwrap();
         assert_eq!(line, words("-m 1G -plugin /new"));
         assert_eq!(
-            successor(&line, &[], Some(Path::new("/new"))).unwrap(),
+            successor(&line, (&[], &[]), Some(Path::new("/new"))).unwrap(),
             line
         );
     }
@@ -98,15 +103,24 @@ mod tests {
     #[test]
     fn a_value_that_may_be_left_out_is_no_option() {
         let said = words("-only-migratable -incoming defer -only-migratable cpr-exec -name x");
-        let line = successor(&said, &[], None).unwrap();
+        let line = successor(&said, (&[], &[]), None).unwrap();
         let expected = "-only-migratable normal -only-migratable cpr-exec -name x";
         assert_eq!(line, words(expected));
     }
 
     #[test]
     fn an_option_that_this_program_does_not_know_is_named() {
-        let error = successor(&words("-frobnicate yes"), &[], None).unwrap_err();
+        let error = successor(&words("-frobnicate yes"), (&[], &[]), None).unwrap_err();
         assert!(error.to_string().contains("-frobnicate"), "{error}");
+    }
+
+    #[test]
+    fn block_nodes_that_have_come_are_said_before_the_devices_that_name_them() {
+        let node = serde_json::json!({ "driver": "file", "node-name": "n", "filename": "/a" });
+        let come = [device("c", true)];
+        let line = successor(&words("-m 1G"), (std::slice::from_ref(&node), &come), None).unwrap();
+        assert_eq!(line[..4], ["-m", "1G", "-blockdev", &node.to_string()]);
+        assert_eq!(cli::device_id(&line[5]).unwrap(), "c");
     }
 
     fn device(id: &str, hotplugged: bool) -> Device {
@@ -122,17 +136,17 @@ mod tests {
     fn devices_that_have_come_are_added_once_and_those_that_have_gone_are_left_out() {
         let said = words("-device x,id=a -device x,id=b -device x");
         let both = [device("a", false), device("b", false)];
-        assert_eq!(successor(&said, &both, None).unwrap(), said);
+        assert_eq!(successor(&said, (&[], &both), None).unwrap(), said);
 
         let come = [both.to_vec(), vec![device("c", true)]].concat();
-        let line = successor(&said, &come, None).unwrap();
+        let line = successor(&said, (&[], &come), None).unwrap();
         assert_eq!(line.len(), said.len() + 2);
         assert_eq!(cli::device_id(line.last().unwrap()).unwrap(), "c");
         // In the successor it is one of the command line.
         let now = [both.to_vec(), vec![device("c", false)]].concat();
-        assert_eq!(successor(&line, &now, None).unwrap(), line);
+        assert_eq!(successor(&line, (&[], &now), None).unwrap(), line);
 
-        let line = successor(&line, &[device("b", false)], None).unwrap();
+        let line = successor(&line, (&[], &[device("b", false)]), None).unwrap();
         let ids: Vec<_> = line
             .iter()
             .filter_map(|word| cli::device_id(word))

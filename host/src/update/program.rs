@@ -36,7 +36,11 @@ pub(super) fn find(
         .transpose()?;
     Ok(Program {
         path,
-        line: line::successor(&origin.arguments, devices, plugins.as_deref())?,
+        line: line::successor(
+            &origin.arguments,
+            (&origin.blockdevs, devices),
+            plugins.as_deref(),
+        )?,
     })
 }
 

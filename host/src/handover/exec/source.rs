@@ -118,12 +118,16 @@ fn old_program(vm: &Vm) -> Result<(OwnedFd, OldProgram), HostError> {
         let path = plugin.path.as_os_str().as_bytes();
         (ByteBuf::from(path), plugin.file.as_raw_fd())
     };
-    let devices = vm.state().devices.clone();
+    let (devices, nodes) = {
+        let state = vm.state();
+        (state.devices.clone(), state.nodes.said().to_vec())
+    };
     let described = |device: &DeviceOption| serde_json::Value::from(device.arguments()).to_string();
     let changed = devices != vm.options.devices;
     let old = OldProgram {
         exe: exe.as_raw_fd(),
         arguments,
+        nodes,
         devices: changed.then(|| devices.iter().map(described).collect()),
         plugins: vm.registry().plugins().map(plugin).collect(),
     };

@@ -18,7 +18,7 @@ use crate::cli::Options;
 use crate::control::serve_monitors;
 use crate::exec::{Guard, Handoff, Inherited, Purpose};
 use crate::machine::events::MachineEvent;
-use crate::machine::{Machine, Origin};
+use crate::machine::{Machine, Origin, Wanted};
 use crate::monitor::Kept;
 use crate::plugin::Registry;
 use crate::vm::{Deferred, Vm};
@@ -36,7 +36,7 @@ pub fn rehearse(options: &Options, inherited: &Inherited) -> Result<(), HostErro
     chardevs.open(&options.chardevs, Some(&fds), true)?;
     let machine = Machine::build(
         options,
-        &options.devices,
+        Wanted::of(options),
         &registry,
         Origin::HandedOver(Mode::CprExec, &fds, &handoff.fingerprint),
         &chardevs,
@@ -180,6 +180,7 @@ impl Succession {
             Purpose::Rollback { .. } => {
                 let mut state = vm.state();
                 state.autostart = true;
+                state.nodes = inherited.nodes()?;
                 if let Some(devices) = inherited.devices()? {
                     state.devices = devices;
                 }

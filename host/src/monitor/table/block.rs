@@ -5,6 +5,20 @@ use crate::monitor::qapi::Type::{self, Bool, Int, List, Str};
 use crate::monitor::qapi::{Enum, Member, Object};
 
 pub(super) static COMMANDS: &[Spec] = &[
+    Spec::new(
+        "blockdev-add",
+        "Adds a block node that a device can name; the arguments are the properties of `-blockdev`",
+    )
+    .takes(&[
+        Member::required("driver", Str, "`raw`, `file` or `host_device`"),
+        Member::required("node-name", Str, "its name from then on"),
+    ])
+    .takes_more(),
+    Spec::new(
+        "blockdev-del",
+        "Removes a block node that was added and that nothing uses",
+    )
+    .takes(&[Member::required("node-name", Str, "")]),
     Spec::new("query-block", "The drives, and the images in them")
         .returns(List(&Type::Object(&BLOCK_INFO))),
     Spec::new("query-named-block-nodes", "The images")

@@ -44,6 +44,11 @@ static PROCESS: Object = Object::new(
         Member::required("version", Str, ""),
         Member::required("directory", Str, "where relative paths begin"),
         Member::required("arguments", List(&Str), "as given, without the program"),
+        Member::required(
+            "blockdevs",
+            List(&Any),
+            "block nodes that were added since, as `-blockdev` takes them",
+        ),
         Member::optional("plugin-path", Str, "`BATON_PLUGIN_PATH`"),
         Member::required(
             "standard-streams",
