@@ -61,6 +61,8 @@ impl Control for VmControl {
             Command::QueryKvm => Ok(json!({ "enabled": true, "present": true })),
             Command::QueryDevices => Ok(devices(vm)),
             Command::DeviceAdd(option) => plugged(vm.device_add(&option)),
+            Command::ObjectAdd(arguments) => done(vm.object_add(arguments)),
+            Command::ObjectDel { id } => done(vm.object_del(&id)),
             Command::BlockdevAdd(arguments) => done(vm.blockdev_add(arguments)),
             Command::BlockdevDel { node_name } => done(vm.blockdev_del(&node_name)),
             Command::PluginReplace { file } => done(vm.plugin_replace(file.as_ref())),

@@ -65,7 +65,7 @@ impl Vm {
         check_place(&state, device_type, option)?;
         // The guest is in another process, and so is what the device has open.
         let waits = state.runstate == RunState::InMigrate;
-        let drives = state.drives(&self.options);
+        let (drives, objects) = (state.drives(&self.options), state.objects(&self.options));
         let handed_over = match &state.deferred {
             Some(Deferred::Transfer(handover)) => Some(Arc::clone(handover.fds())),
             _ => None,
@@ -76,7 +76,8 @@ impl Vm {
         };
         let chardevs = self.chardevs.configs();
         let backends = Backends::new(&drives, &chardevs);
-        let mut backends = backends.with_netdevs(&self.options.netdevs);
+        let backends = backends.with_netdevs(&self.options.netdevs);
+        let mut backends = backends.with_objects(&objects);
         for device in machine.devices() {
             // It is created already; this notes what it is connected to.
             let _ = backends.configure(device.device_type(), device.option());
@@ -128,10 +129,10 @@ impl Vm {
 
     /// Whether the machine that is built later can have what it is to have.
     pub(crate) fn plan(&self, state: &State) -> Result<(), HostError> {
-        let drives = state.drives(&self.options);
         let wanted = Wanted {
             devices: &state.devices,
-            drives: &drives,
+            drives: &state.drives(&self.options),
+            objects: &state.objects(&self.options),
         };
         plan(&self.options, wanted, &self.registry()).map(drop)
     }

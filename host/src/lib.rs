@@ -27,6 +27,7 @@ mod hotplug;
 mod lifecycle;
 mod log;
 mod nodes;
+mod objects;
 mod pidfile;
 mod process;
 mod query;

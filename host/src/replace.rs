@@ -62,8 +62,10 @@ impl Vm {
         let next = registry.with(new)?;
         let running = state.runstate.is_running();
         let (drives, chardevs) = (state.drives(&self.options), self.chardevs.configs());
+        let objects = state.objects(&self.options);
         if let Some(machine) = &mut state.machine {
             let backends = Backends::new(&drives, &chardevs).with_netdevs(&self.options.netdevs);
+            let backends = backends.with_objects(&objects);
             machine.replace_instances(backends, &types, &next, running)?;
         }
         self.set_registry(next);

@@ -14,6 +14,7 @@ use baton_migration::handover::TargetHandover;
 use baton_migration::settings::{Capability, ParameterChanges, Settings};
 use baton_migration::status::{MigrationStatus, Tracker};
 use baton_migration::{HostError, Mode};
+use baton_plugin_api::Object;
 
 use crate::blockers;
 use crate::chardev::Chardevs;
@@ -65,6 +66,8 @@ pub struct State {
     pub devices: Vec<DeviceOption>,
     /// Block nodes that have come since the process was started.
     pub nodes: Nodes,
+    /// Objects that have come since the process was started.
+    pub objects: Vec<Object>,
     /// What it is doing.
     pub runstate: RunState,
     /// Migration parameters and capabilities.
@@ -169,6 +172,7 @@ impl Vm {
             state: Mutex::new(State {
                 machine: None,
                 nodes: Nodes::default(),
+                objects: Vec::new(),
                 devices,
                 runstate,
                 settings,
@@ -293,13 +297,15 @@ impl Vm {
     /// Builds a machine, which is nobody's yet, on character devices that are open.
     pub fn build(&self, origin: Origin<'_>) -> Result<Machine, HostError> {
         let (options, registry) = (&self.options, self.registry());
-        let (devices, drives) = {
+        let (devices, drives, objects) = {
             let state = self.state();
-            (state.devices.clone(), state.drives(options))
+            let devices = state.devices.clone();
+            (devices, state.drives(options), state.objects(options))
         };
         let wanted = Wanted {
             devices: &devices,
             drives: &drives,
+            objects: &objects,
         };
         let (chardevs, requests) = (&self.chardevs, &self.requests);
         Machine::build(options, wanted, &registry, origin, chardevs, requests)

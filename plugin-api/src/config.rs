@@ -21,6 +21,9 @@ pub struct Config {
     /// The network backends that properties of kind `Netdev` name, by the property's name.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub netdevs: BTreeMap<String, Netdev>,
+    /// The objects that properties of kind `Object` name, by the property's name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub objects: BTreeMap<String, Object>,
     /// Set when the device's state will be loaded, which is when it must open nothing that
     /// [`Host::preserved_fd`](crate::Host::preserved_fd) gives it, and touch nothing the same
     /// device in another process may still be using. In mode `normal` nothing is given, and what only
@@ -123,6 +126,19 @@ pub struct Netdev {
     pub kind: String,
     /// Its other properties as text, whose types were checked. A part of a part has a dot in its
     /// name: `addr.path`.
+    #[serde(default)]
+    pub options: BTreeMap<String, String>,
+}
+
+/// An `-object` that devices name, as the user described it. What it stands for, a source of entropy for
+/// example, is opened by the device; several devices may name the same.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Object {
+    /// Its id.
+    pub id: String,
+    /// `qom-type=`: one of the types that the property takes.
+    pub kind: String,
+    /// Its other properties as text; those with a default are always there.
     #[serde(default)]
     pub options: BTreeMap<String, String>,
 }

@@ -106,6 +106,9 @@ pub enum PropertyKind {
     Chardev,
     /// The id of a `-netdev`, whose options reach the device as [`Config::netdevs`](crate::Config).
     Netdev,
+    /// The id of an `-object` of one of these types, which reaches the device as
+    /// [`Config::objects`](crate::Config).
+    Object(Vec<String>),
 }
 
 impl PropertyKind {
@@ -120,6 +123,7 @@ impl PropertyKind {
             PropertyKind::Drive => "<id of a -drive>".into(),
             PropertyKind::Chardev => "<id of a -chardev>".into(),
             PropertyKind::Netdev => "<id of a -netdev>".into(),
+            PropertyKind::Object(types) => format!("<id of an -object {}>", types.join("|")),
         }
     }
 }
@@ -264,9 +268,13 @@ pub fn fits(kind: &PropertyKind, value: &Value) -> bool {
         (PropertyKind::Uint { min, max }, Value::Uint(n)) => (min..=max).contains(&n),
         (PropertyKind::String { max_len }, Value::String(s)) => s.len() <= *max_len as usize,
         (PropertyKind::Enum(words), Value::String(s)) => words.contains(s),
-        (PropertyKind::Drive | PropertyKind::Chardev | PropertyKind::Netdev, Value::String(_)) => {
-            true
-        }
+        (
+            PropertyKind::Drive
+            | PropertyKind::Chardev
+            | PropertyKind::Netdev
+            | PropertyKind::Object(_),
+            Value::String(_),
+        ) => true,
         _ => false,
     }
 }

@@ -39,7 +39,7 @@ pub use bus::{
     Chain, PciDevice, PciInfo, PlatformDevice, PlatformInfo, QueueProgress, VirtQueue,
     VirtioDevice, VirtioInfo, VirtioRun, config_bytes,
 };
-pub use config::{Config, Drive, Netdev};
+pub use config::{Config, Drive, Netdev, Object};
 pub use descriptor::{BusClass, DeviceType, PluginDescriptor, Property, PropertyKind, Value};
 pub use device::{Device, no_such_section};
 pub use error::{Error, ErrorKind, Result};

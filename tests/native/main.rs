@@ -24,6 +24,7 @@ mod leaks;
 mod monitors;
 mod nodes;
 mod normal;
+mod objects;
 mod pause;
 mod power;
 mod replace;

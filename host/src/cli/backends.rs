@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use baton_plugin_api::{
-    BusClass, Config, DeviceType, Drive, Netdev, Property, PropertyKind, Value,
+    BusClass, Config, DeviceType, Drive, Netdev, Object, Property, PropertyKind, Value,
 };
 
 use super::device::DeviceOption;
@@ -18,6 +18,7 @@ pub struct Backends<'a> {
     /// How many more devices each takes.
     chardevs: BTreeMap<&'a str, usize>,
     netdevs: BTreeMap<&'a str, (&'a Netdev, bool)>,
+    objects: BTreeMap<&'a str, &'a Object>,
 }
 
 impl<'a> Backends<'a> {
@@ -33,6 +34,7 @@ impl<'a> Backends<'a> {
                 .map(|chardev| (chardev.id.as_str(), chardev.users_max()))
                 .collect(),
             netdevs: BTreeMap::new(),
+            objects: BTreeMap::new(),
         }
     }
 
@@ -44,6 +46,16 @@ impl<'a> Backends<'a> {
                 .iter()
                 .map(|netdev| (netdev.id.as_str(), (netdev, false)))
                 .collect(),
+            ..self
+        }
+    }
+
+    /// These as well.
+    #[must_use]
+    pub fn with_objects(self, objects: &'a [Object]) -> Self {
+        let objects = objects.iter();
+        Self {
+            objects: objects.map(|object| (object.id.as_str(), object)).collect(),
             ..self
         }
     }
@@ -150,7 +162,7 @@ impl<'a> Backends<'a> {
                     format!(
                         "Property '{}.{name}' can't find value '{text}'{}",
                         kind.name,
-                        missing(text, drives, "-drive or -blockdev")
+                        missing(text, drives, "a -drive or -blockdev")
                     )
                 })?;
                 take(taken, kind, name, text)?;
@@ -163,7 +175,7 @@ impl<'a> Backends<'a> {
                     format!(
                         "Property '{}.{name}' can't find value '{text}'{}",
                         kind.name,
-                        missing(text, chardevs, "-chardev")
+                        missing(text, chardevs, "a -chardev")
                     )
                 })?;
                 let mut full = *room == 0;
@@ -177,11 +189,33 @@ impl<'a> Backends<'a> {
                     format!(
                         "Property '{}.{name}' can't find value '{text}'{}",
                         kind.name,
-                        missing(text, netdevs, "-netdev")
+                        missing(text, netdevs, "a -netdev")
                     )
                 })?;
                 take(taken, kind, name, text)?;
                 config.netdevs.insert(name.clone(), (*netdev).clone());
+                Ok(owned())
+            }
+            PropertyKind::Object(types) => {
+                let right = |object: &&&Object| types.contains(&object.kind);
+                let known = self.objects.values().filter(right);
+                let known: Vec<_> = known.map(|object| object.id.as_str()).collect();
+                let Some(object) = self.objects.get(text) else {
+                    let option = format!("an -object {}", types.join(" or "));
+                    return Err(format!(
+                        "Property '{}.{name}' can't find value '{text}'{}",
+                        kind.name,
+                        missing(text, known, &option)
+                    ));
+                };
+                if !right(&object) {
+                    return Err(format!(
+                        "Invalid parameter type for '{name}', expected: {}; '{text}' is of {}",
+                        types.join(" or "),
+                        object.kind
+                    ));
+                }
+                config.objects.insert(name.clone(), (*object).clone());
                 Ok(owned())
             }
         }
@@ -191,7 +225,7 @@ impl<'a> Backends<'a> {
 /// What to do about an id that nothing has.
 fn missing(id: &str, known: Vec<&str>, option: &str) -> String {
     match hint(id, known) {
-        none if none.is_empty() => format!("; add a {option} with that id"),
+        none if none.is_empty() => format!("; add {option} with that id"),
         near => near,
     }
 }
@@ -360,6 +394,46 @@ mod tests {
             configure(&serial(), &["isa-serial,chardev=c0"; 2]).unwrap_err(),
             "Property 'isa-serial.chardev' can't take value 'c0', it's in use"
         );
+    }
+
+    #[test]
+    fn an_object_reaches_all_devices_that_name_it_and_is_of_the_type_they_take() {
+        let mut kind = DeviceType::new("virtio-rng-pci", BusClass::Virtio, "entropy");
+        let types = vec!["rng-builtin".to_owned(), "rng-random".to_owned()];
+        kind.properties = vec![Property::new("rng", PropertyKind::Object(types), "")];
+        let object = |id: &str, kind: &str| Object {
+            id: id.to_owned(),
+            kind: kind.to_owned(),
+            ..Object::default()
+        };
+        let objects = [object("rng0", "rng-random"), object("other", "secret")];
+        let mut backends = Backends::new(&[], &[]).with_objects(&objects);
+        let mut configured = |text: &str| {
+            let option = DeviceOption::parse(text).unwrap();
+            backends.configure(&kind, &option).map_err(|e| e.reason)
+        };
+        for _ in 0..2 {
+            let config = configured("virtio-rng-pci,rng=rng0").unwrap();
+            assert_eq!(config.objects["rng"], objects[0]);
+        }
+        for (text, reason) in [
+            (
+                "virtio-rng-pci,rng=rng1",
+                "Property 'virtio-rng-pci.rng' can't find value 'rng1'; did you mean 'rng0'?",
+            ),
+            (
+                "virtio-rng-pci,rng=entropy",
+                "Property 'virtio-rng-pci.rng' can't find value 'entropy'; add an -object \
+                 rng-builtin or rng-random with that id",
+            ),
+            (
+                "virtio-rng-pci,rng=other",
+                "Invalid parameter type for 'rng', expected: rng-builtin or rng-random; 'other' is \
+                 of secret",
+            ),
+        ] {
+            assert_eq!(configured(text).unwrap_err(), reason);
+        }
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! Puts the options of a command line together and checks what they mean to each other.
 
+use baton_plugin_api::Object;
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 
@@ -20,7 +21,7 @@ use super::help;
 use super::machine::{self, MachineOption};
 use super::mon;
 use super::netdev;
-use super::object::MemoryBackend;
+use super::object::{MemoryBackend, ObjectOption};
 use super::options::{Invocation, Kernel, Options};
 use super::pairs::Pairs;
 use super::process::{self, Actions};
@@ -163,7 +164,7 @@ fn options(said: &Said) -> Result<Options, CliError> {
     }
     let mut machine = MachineOption::default();
     said.each("machine", |text| machine.add(text))?;
-    let memory = memory(said, &machine)?;
+    let (memory, objects) = memory(said, &machine)?;
 
     let mut chardevs = said.each("chardev", chardev::parse)?;
     let (mut monitors, placed) = mon::monitors(said, &mut chardevs)?;
@@ -221,6 +222,7 @@ fn options(said: &Said) -> Result<Options, CliError> {
         devices,
         drives,
         netdevs,
+        objects,
         chardevs,
         plugins: said.all("plugin").map(PathBuf::from).collect(),
         monitors,
@@ -265,11 +267,28 @@ fn name(text: &str) -> Result<String, String> {
     Ok(name)
 }
 
-/// The guest's RAM, from `-m`, `-object` and `-machine memory-backend=`.
-fn memory(said: &Said, machine: &MachineOption) -> Result<MemoryBackend, CliError> {
+/// The guest's RAM, from `-m`, `-object` and `-machine memory-backend=`, and the other objects.
+fn memory(said: &Said, machine: &MachineOption) -> Result<(MemoryBackend, Vec<Object>), CliError> {
     let size = said.each("m", machine::memory_size)?.pop();
-    let mut objects = said.each("object", MemoryBackend::parse)?;
-    unique("object", objects.iter().map(|object| object.id.as_str()))?;
+    let said_objects = said.each("object", ObjectOption::parse)?;
+    unique("object", said_objects.iter().map(ObjectOption::id))?;
+    let (mut backends, mut objects) = (Vec::new(), Vec::new());
+    for object in said_objects {
+        match object {
+            ObjectOption::Memory(memory) => backends.push(memory),
+            ObjectOption::ForDevices(object) => objects.push(object),
+        }
+    }
+    let memory = main_memory(said, machine, size, backends)?;
+    Ok((memory, objects))
+}
+
+fn main_memory(
+    said: &Said,
+    machine: &MachineOption,
+    size: Option<u64>,
+    mut objects: Vec<MemoryBackend>,
+) -> Result<MemoryBackend, CliError> {
     let Some(id) = &machine.memory_backend else {
         if let Some(unused) = objects.first() {
             return Err(unused_object(unused));

@@ -27,7 +27,7 @@ mod mon;
 mod nearest;
 mod netdev;
 pub(crate) mod number;
-mod object;
+pub(crate) mod object;
 mod options;
 mod pairs;
 mod process;

@@ -1,6 +1,10 @@
-//! `-object`: memory backends.
+//! `-object`: memory backends, and what devices name.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
+
+use baton_plugin_api::Object;
+use serde_json::{Map, Value};
 
 use super::id::Id;
 use super::nearest::hint;
@@ -14,7 +18,7 @@ const PAGE: u64 = 4096;
 pub const IMPLICIT_RAM_ID: &str = "baton.ram";
 
 /// The kinds of object, each with the properties it has beside `id`, and what they mean.
-pub(super) const KINDS: [(&str, &[(&str, &str)]); 4] = [
+pub(super) const KINDS: [(&str, &[(&str, &str)]); 6] = [
     (
         "memory-backend-file",
         &[
@@ -67,7 +71,19 @@ pub(super) const KINDS: [(&str, &[(&str, &str)]); 4] = [
         "memory-backend-shm",
         &[SIZE, ("share=on", "always on"), PREALLOC],
     ),
+    (RNG_BUILTIN, &[]),
+    (
+        RNG_RANDOM,
+        &[(
+            "filename=PATH",
+            "where the entropy comes from (default /dev/urandom)",
+        )],
+    ),
 ];
+/// The kernel's own entropy.
+const RNG_BUILTIN: &str = "rng-builtin";
+/// The entropy of a file.
+const RNG_RANDOM: &str = "rng-random";
 const SIZE: (&str, &str) = ("size=SIZE", "bytes, with a suffix K, M, G or T");
 const PREALLOC: (&str, &str) = (
     "prealloc=on|off",
@@ -139,11 +155,71 @@ pub enum HugePages {
     Of(u64),
 }
 
-impl MemoryBackend {
+/// What one `-object` describes.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum ObjectOption {
+    /// Guest RAM.
+    Memory(MemoryBackend),
+    /// What a device can name.
+    ForDevices(Object),
+}
+
+impl ObjectOption {
     /// The value of one `-object`.
     pub(super) fn parse(text: &str) -> Result<Self, String> {
         let mut pairs = Pairs::parse_or_json(text, "qom-type")?;
         let name = pairs.require("qom-type")?;
+        match name.as_str() {
+            RNG_BUILTIN | RNG_RANDOM => for_devices(name, pairs).map(Self::ForDevices),
+            _ => MemoryBackend::described(&name, pairs).map(Self::Memory),
+        }
+    }
+
+    pub(super) fn id(&self) -> &str {
+        match self {
+            Self::Memory(memory) => memory.id.as_str(),
+            Self::ForDevices(object) => &object.id,
+        }
+    }
+}
+
+/// The object that the JSON of one `-object` describes, if it is for devices.
+pub fn added(text: &str) -> Result<Object, String> {
+    match ObjectOption::parse(text)? {
+        ObjectOption::ForDevices(object) => Ok(object),
+        ObjectOption::Memory(memory) => Err(format!(
+            "Memory backend '{}' would be of no use: guest RAM does not change while the guest runs; \
+             say -object when it is started",
+            memory.id
+        )),
+    }
+}
+
+/// The arguments of the QMP command that adds the object which `text` describes.
+pub fn arguments_of(text: &str) -> Result<Map<String, Value>, String> {
+    let pairs = Pairs::parse(text, Some("qom-type"))?;
+    let pairs = pairs.rest().into_iter();
+    Ok(pairs.map(|(key, value)| (key, value.into())).collect())
+}
+
+fn for_devices(kind: String, mut pairs: Pairs) -> Result<Object, String> {
+    let id: Id = pairs.require("id")?.parse()?;
+    let mut options = BTreeMap::new();
+    if kind == RNG_RANDOM {
+        let filename = pairs.take("filename");
+        let filename = filename.unwrap_or_else(|| "/dev/urandom".to_owned());
+        options.insert("filename".to_owned(), filename);
+    }
+    pairs.finish(&format!("{kind}."))?;
+    Ok(Object {
+        id: id.to_string(),
+        kind,
+        options,
+    })
+}
+
+impl MemoryBackend {
+    fn described(name: &str, mut pairs: Pairs) -> Result<Self, String> {
         if name == "memory-backend-epc" {
             return Err(
                 "Object type 'memory-backend-epc' is not supported: no other process can map its \
@@ -152,7 +228,7 @@ impl MemoryBackend {
             );
         }
         if !KINDS.iter().any(|(known, _)| *known == name) {
-            let near = hint(&name, KINDS.map(|(known, _)| known));
+            let near = hint(name, KINDS.map(|(known, _)| known));
             return Err(format!("Object type '{name}' is not supported{near}"));
         }
         let owner = format!("{name}.");
@@ -170,7 +246,7 @@ impl MemoryBackend {
             .ok_or("Parameter 'size' is missing")?;
         let share = pairs.switch("share")?;
         let prealloc = pairs.switch("prealloc")?.unwrap_or(false);
-        let (kind, share) = match name.as_str() {
+        let (kind, share) = match name {
             "memory-backend-file" => (file(&mut pairs)?, share.unwrap_or(false)),
             "memory-backend-memfd" => (memfd(&mut pairs)?, share.unwrap_or(true)),
             "memory-backend-shm" if share == Some(false) => {
@@ -271,9 +347,59 @@ fn page_sized(key: &str, size: u64) -> Result<u64, String> {
 mod tests {
     use super::*;
 
+    fn parse(text: &str) -> Result<MemoryBackend, String> {
+        match ObjectOption::parse(text)? {
+            ObjectOption::Memory(memory) => Ok(memory),
+            ObjectOption::ForDevices(object) => panic!("{object:?}"),
+        }
+    }
+
+    #[test]
+    fn entropy_comes_from_a_file_or_the_kernel() {
+        let object = |kind: &str, options: &[(&str, &str)]| Object {
+            id: "r".to_owned(),
+            kind: kind.to_owned(),
+            options: options
+                .iter()
+                .map(|(k, v)| (k.to_string(), v.to_string()))
+                .collect(),
+        };
+        for (text, expected) in [
+            ("rng-builtin,id=r", object("rng-builtin", &[])),
+            (
+                "rng-random,id=r",
+                object("rng-random", &[("filename", "/dev/urandom")]),
+            ),
+            (
+                r#"{"qom-type": "rng-random", "id": "r", "filename": "/dev/hwrng"}"#,
+                object("rng-random", &[("filename", "/dev/hwrng")]),
+            ),
+        ] {
+            assert_eq!(added(text), Ok(expected), "{text}");
+        }
+        for (text, reason) in [
+            (
+                "rng-builtin,id=r,filename=/a",
+                "Property 'rng-builtin.filename' not found",
+            ),
+            (
+                "rng-random,id=r,file=/a",
+                "Property 'rng-random.file' not found; did you mean 'filename'?",
+            ),
+            ("rng-random", "Parameter 'id' is missing"),
+            (
+                "memory-backend-ram,id=m,size=1M",
+                "Memory backend 'm' would be of no use: guest RAM does not change while the guest \
+                 runs; say -object when it is started",
+            ),
+        ] {
+            assert_eq!(added(text).unwrap_err(), reason, "{text}");
+        }
+    }
+
     #[test]
     fn each_kind_has_its_own_properties_and_defaults() {
-        let file = MemoryBackend::parse(
+        let file = parse(
             "memory-backend-file,id=ram0,size=4G,mem-path=/dev/shm/a,,b,share=on,align=2M,\
              prealloc=on,discard-data=on",
         );
@@ -324,7 +450,7 @@ mod tests {
                 BackendKind::Ram,
             ),
         ] {
-            let backend = MemoryBackend::parse(text).unwrap();
+            let backend = parse(text).unwrap();
             assert_eq!((backend.share, backend.kind), (share, kind), "{text}");
             assert_eq!(backend.size, 1 << 30);
         }
@@ -343,10 +469,7 @@ mod tests {
                 "Object type 'memory-backend-epc' is not supported: no other process can map its \
                  memory, so that the guest could not be handed over; use memory-backend-memfd",
             ),
-            (
-                "rng-random,id=r",
-                "Object type 'rng-random' is not supported",
-            ),
+            ("rng-egd,id=r", "Object type 'rng-egd' is not supported"),
             ("id=r", "Parameter 'qom-type' is missing"),
             ("memory-backend-ram,size=1G", "Parameter 'id' is missing"),
             ("memory-backend-ram,id=m", "Parameter 'size' is missing"),
@@ -387,7 +510,7 @@ mod tests {
                 "Property 'memory-backend-shm.share' must be on",
             ),
         ] {
-            assert_eq!(MemoryBackend::parse(text).unwrap_err(), reason, "{text}");
+            assert_eq!(parse(text).unwrap_err(), reason, "{text}");
         }
     }
 }

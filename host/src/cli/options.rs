@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use baton_migration::Mode;
 use baton_migration::address::IncomingChannels;
 use baton_migration::settings::Settings;
-use baton_plugin_api::{Drive, Netdev};
+use baton_plugin_api::{Drive, Netdev, Object};
 
 use super::add_fd::AddFd;
 use super::cpu::CpuOption;
@@ -95,6 +95,8 @@ pub struct Options {
     pub drives: Vec<Drive>,
     /// `-netdev`.
     pub netdevs: Vec<Netdev>,
+    /// `-object`, but for guest RAM.
+    pub objects: Vec<Object>,
     /// `-chardev` and those that `-serial` makes.
     pub chardevs: Vec<Chardev>,
     /// `-plugin`: files and directories, in the order said.

@@ -10,6 +10,7 @@ use std::os::fd::{OwnedFd, RawFd};
 use baton_migration::HostError;
 use baton_migration::fds::FdKey;
 use baton_migration::fingerprint::MachineFingerprint;
+use baton_plugin_api::Object;
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
@@ -35,6 +36,9 @@ pub struct OldProgram {
     /// Its block nodes that have come since it was started, each as the JSON that `blockdev-add` takes.
     #[serde(default)]
     pub nodes: Vec<String>,
+    /// Its objects that have come.
+    #[serde(default)]
+    pub objects: Vec<Object>,
     /// The devices it has if some have come or gone since it was started: each as the JSON that
     /// `device_add` takes.
     #[serde(default)]
@@ -156,6 +160,7 @@ mod tests {
             arguments: vec![ByteBuf::from(*b"baton"), ByteBuf::from(*b"-m")],
             plugins: vec![(ByteBuf::from(*b"/a.so"), 8)],
             nodes: vec!["{}".into()],
+            objects: vec![Object::default()],
             devices: Some(vec!["{}".into()]),
         }
     }

@@ -12,6 +12,7 @@ use std::path::PathBuf;
 use baton_migration::HostError;
 use baton_migration::claim::{ClaimWatch, Moment};
 use baton_migration::fds::FdTable;
+use baton_plugin_api::Object;
 use nix::sys::signal::{SigSet, SigmaskHow, pthread_sigmask};
 use serde_bytes::ByteBuf;
 
@@ -116,6 +117,11 @@ impl Inherited {
     /// The old program's block nodes that its arguments do not say.
     pub fn nodes(&self) -> Result<Nodes, HostError> {
         Ok(Nodes::said_before(self.old.nodes.clone())?)
+    }
+
+    /// The old program's objects that its arguments do not say.
+    pub fn objects(&self) -> Vec<Object> {
+        self.old.objects.clone()
     }
 
     /// The devices that the old program has, if its arguments do not say so.

@@ -44,7 +44,7 @@ use baton_migration::fingerprint::MachineFingerprint;
 use baton_migration::handover::OutgoingFd;
 use baton_migration::{MigrationEvent, Mode, fds};
 use baton_plugin_api::bus::RegionKind;
-use baton_plugin_api::{BusClass, DeviceType, Drive, PropertyKind};
+use baton_plugin_api::{BusClass, DeviceType, Drive, Object, PropertyKind};
 
 use crate::chardev::Chardevs;
 use crate::cli::{self, DeviceOption, Options};
@@ -135,6 +135,8 @@ pub struct Wanted<'a> {
     pub devices: &'a [DeviceOption],
     /// The drives that they may name.
     pub drives: &'a [Drive],
+    /// The objects that they may name.
+    pub objects: &'a [Object],
 }
 
 impl<'a> Wanted<'a> {
@@ -143,6 +145,7 @@ impl<'a> Wanted<'a> {
         Self {
             devices: &options.devices,
             drives: &options.drives,
+            objects: &options.objects,
         }
     }
 }
@@ -669,7 +672,8 @@ fn create_devices(
     slots: &mut Slots<'_>,
 ) -> Result<Vec<MachineDevice>, HostError> {
     let backends = cli::Backends::new(wanted.drives, &options.chardevs);
-    let mut backends = backends.with_netdevs(&options.netdevs);
+    let backends = backends.with_netdevs(&options.netdevs);
+    let mut backends = backends.with_objects(wanted.objects);
     let mut devices = Vec::new();
     for option in wanted.devices {
         let (plugin, device_type) = registry

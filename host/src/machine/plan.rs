@@ -27,7 +27,8 @@ pub fn plan<'a>(
     registry: &'a Registry,
 ) -> Result<Vec<Planned<'a>>, HostError> {
     let backends = Backends::new(wanted.drives, &options.chardevs);
-    let mut backends = backends.with_netdevs(&options.netdevs);
+    let backends = backends.with_netdevs(&options.netdevs);
+    let mut backends = backends.with_objects(wanted.objects);
     let mut unnamed = BTreeMap::new();
     // Only its places are of interest; any function fills one.
     let bus = PciBus::default();

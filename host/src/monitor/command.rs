@@ -52,6 +52,10 @@ pub enum Command {
     PluginReplace {
         file: String,
     },
+    ObjectAdd(Map<String, Value>),
+    ObjectDel {
+        id: String,
+    },
     BlockdevAdd(Map<String, Value>),
     BlockdevDel {
         node_name: String,

@@ -17,7 +17,7 @@ const CONTAINER: &str = "container";
 
 /// Types that objects are not of alone, and types that are not a device's: name, parent, whether
 /// there are objects of it.
-const TYPES: [(&str, Option<&str>, bool); 13] = [
+const TYPES: [(&str, Option<&str>, bool); 16] = [
     ("object", None, false),
     (CONTAINER, Some("object"), true),
     ("machine", Some("object"), false),
@@ -30,6 +30,9 @@ const TYPES: [(&str, Option<&str>, bool); 13] = [
     ("memory-backend-memfd", Some("memory-backend"), true),
     ("memory-backend-ram", Some("memory-backend"), true),
     ("memory-backend-shm", Some("memory-backend"), true),
+    ("rng-backend", Some("object"), false),
+    ("rng-builtin", Some("rng-backend"), true),
+    ("rng-random", Some("rng-backend"), true),
     ("chardev", Some("object"), true),
 ];
 
@@ -109,6 +112,13 @@ fn tree(vm: &Vm) -> Node {
         object.has(name, json_type(&value), value);
     }
     objects.child(memory.id.to_string(), object);
+    for object in vm.state().objects(&vm.options) {
+        let mut node = Node::new(object.kind);
+        for (name, value) in object.options {
+            node.has(&name, "string", value);
+        }
+        objects.child(object.id, node);
+    }
     root.child("objects", objects);
     let mut chardevs = Node::new(CONTAINER);
     for chardev in vm.chardevs.query() {
@@ -164,7 +174,8 @@ fn kind(of: &PropertyKind) -> &'static str {
         | PropertyKind::Enum(_)
         | PropertyKind::Drive
         | PropertyKind::Chardev
-        | PropertyKind::Netdev => "str",
+        | PropertyKind::Netdev
+        | PropertyKind::Object(_) => "str",
     }
 }
 

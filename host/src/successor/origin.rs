@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::cli::Options;
+use crate::objects;
 use crate::plugin;
 use crate::vm::Vm;
 
@@ -37,6 +38,9 @@ pub struct Origin {
     /// Block nodes that were added since, each as the JSON of a `-blockdev`.
     #[serde(default)]
     pub blockdevs: Vec<Value>,
+    /// Objects that were added since, each as the JSON of an `-object`.
+    #[serde(default)]
+    pub objects: Vec<Value>,
     /// `BATON_PLUGIN_PATH` of its environment.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub plugin_path: Option<String>,
@@ -73,6 +77,11 @@ pub(super) fn directory() -> Result<&'static Path, HostError> {
 
 /// How this process was started.
 pub fn describe(vm: &Vm) -> Result<Origin, HostError> {
+    let (blockdevs, objects) = {
+        let state = vm.state();
+        let objects = state.objects.iter().map(objects::arguments).collect();
+        (state.nodes.arguments()?, objects)
+    };
     let own = Path::new("/proc/self/exe");
     let link = std::fs::read_link(own)
         .map_err(|e| format!("This program's own file cannot be found: {e}"))?;
@@ -93,7 +102,8 @@ pub fn describe(vm: &Vm) -> Result<Origin, HostError> {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         directory: directory()?.to_owned(),
         arguments,
-        blockdevs: vm.state().nodes.arguments()?,
+        blockdevs,
+        objects,
         plugin_path: std::env::var(plugin::PATH_VARIABLE).ok(),
         standard_streams: standard_streams(&vm.options),
     })

@@ -29,10 +29,11 @@ impl Device {
 }
 
 /// The arguments of a process that has the same machine as one that was started with `arguments` and has
-/// `devices` by now, with block `nodes` beside those of the arguments. Plugins are looked for in `plugins` instead of where `-plugin` says.
+/// `devices` by now, and beside what the arguments say also `added`: options with their values. Plugins
+/// are looked for in `plugins` instead of where `-plugin` says.
 pub(super) fn successor(
     arguments: &[String],
-    (nodes, devices): (&[Value], &[Device]),
+    (added, devices): (&[(&str, Value)], &[Device]),
     plugins: Option<&Path>,
 ) -> Result<Vec<String>, HostError> {
     let mut line = Vec::new();
@@ -57,11 +58,8 @@ pub(super) fn successor(
             line.extend(value);
         }
     }
-    line.extend(
-        nodes
-            .iter()
-            .flat_map(|node| ["-blockdev".to_owned(), node.to_string()]),
-    );
+    let option = |(name, value): &(&str, Value)| [format!("-{name}"), value.to_string()];
+    line.extend(added.iter().flat_map(option));
     let come = devices.iter().filter(|device| device.hotplugged);
     line.extend(come.flat_map(Device::option));
     if let Some(folder) = plugins {
@@ -115,10 +113,15 @@ mod tests {
     }
 
     #[test]
-    fn block_nodes_that_have_come_are_said_before_the_devices_that_name_them() {
+    fn what_was_added_is_said_before_the_devices_that_name_it() {
         let node = serde_json::json!({ "driver": "file", "node-name": "n", "filename": "/a" });
         let come = [device("c", true)];
-        let line = successor(&words("-m 1G"), (std::slice::from_ref(&node), &come), None).unwrap();
+        let line = successor(
+            &words("-m 1G"),
+            (&[("blockdev", node.clone())], &come),
+            None,
+        )
+        .unwrap();
         assert_eq!(line[..4], ["-m", "1G", "-blockdev", &node.to_string()]);
         assert_eq!(cli::device_id(&line[5]).unwrap(), "c");
     }

@@ -5,6 +5,7 @@ use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use baton_migration::HostError;
+use serde_json::Value;
 
 use super::UpdateOptions;
 use super::line::{self, Device};
@@ -17,6 +18,15 @@ use crate::successor::Origin;
 pub(super) struct Program {
     pub(super) path: PathBuf,
     pub(super) line: Vec<String>,
+}
+
+/// What was added to the machine since its start, and devices name, as options of a command line.
+fn added(origin: &Origin) -> Vec<(&'static str, Value)> {
+    let option = |name: &'static str| move |value: &Value| (name, value.clone());
+    let blockdevs = origin.blockdevs.iter().map(option("blockdev"));
+    blockdevs
+        .chain(origin.objects.iter().map(option("object")))
+        .collect()
 }
 
 /// The program that was named, or this one, with the command line of the running process.
@@ -38,7 +48,7 @@ pub(super) fn find(
         path,
         line: line::successor(
             &origin.arguments,
-            (&origin.blockdevs, devices),
+            (&added(origin), devices),
             plugins.as_deref(),
         )?,
     })

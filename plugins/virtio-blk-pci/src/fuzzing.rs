@@ -28,8 +28,7 @@ pub fn load(data: &[u8]) {
         id: "disk".into(),
         properties,
         drives: [("drive".to_owned(), drive)].into(),
-        netdevs: Default::default(),
-        restoring: None,
+        ..Config::default()
     };
     let Ok(options) = Options::new(config) else {
         unreachable!("the defaults fit");

@@ -6,7 +6,8 @@ use std::os::fd::AsRawFd;
 use baton_plugin_api::vm_memory::{Bytes, GuestMemoryError};
 use baton_plugin_api::{
     BusClass, Config, Device, DeviceType, Error, Fd, FdDeclaration, GuestRam, Host, Mode, Property,
-    QueueHandler, QueueProgress, Result, VirtQueue, VirtioDevice, VirtioInfo, VirtioRun, Worker,
+    PropertyKind, QueueHandler, QueueProgress, Result, VirtQueue, VirtioDevice, VirtioInfo,
+    VirtioRun, Worker,
 };
 
 baton_plugin_api::export_plugin! {
@@ -22,6 +23,8 @@ const PCI_CLASS: u32 = 0x00ff00;
 /// What one request may ask for; the driver asks again for more.
 const REQUEST_MAX: usize = 64 << 10;
 const SOURCE: &str = "source";
+/// The kernel's own entropy.
+const KERNEL: &str = "/dev/urandom";
 
 struct Rng {
     id: String,
@@ -34,12 +37,18 @@ struct Rng {
 impl Device for Rng {
     fn device_type() -> DeviceType {
         DeviceType {
-            properties: vec![Property::string(
-                "filename",
-                4096,
-                "/dev/urandom",
-                "Where the entropy comes from",
-            )],
+            properties: vec![
+                Property::new(
+                    "filename",
+                    PropertyKind::String { max_len: 4096 },
+                    "Where the entropy comes from, if no rng= says so (default: /dev/urandom)",
+                ),
+                Property::new(
+                    "rng",
+                    PropertyKind::Object(vec!["rng-builtin".into(), "rng-random".into()]),
+                    "Where the entropy comes from",
+                ),
+            ],
             fds: vec![FdDeclaration {
                 name: SOURCE.into(),
                 help: "The open entropy source".into(),
@@ -50,7 +59,19 @@ impl Device for Rng {
     }
 
     fn create(config: Config, host: Host) -> Result<Self> {
-        let filename = config.string("filename")?.to_owned();
+        let said = config.string_if_said("filename")?;
+        let object = config.objects.get("rng");
+        if said.is_some() && object.is_some() {
+            return Err(Error::invalid(
+                "Properties 'filename' and 'rng' both say where the entropy comes from; leave one out",
+            ));
+        }
+        // An rng-builtin has none: the kernel's is what it means.
+        let named = object.and_then(|object| object.options.get("filename"));
+        let filename = said
+            .or(named.map(String::as_str))
+            .unwrap_or(KERNEL)
+            .to_owned();
         Ok(Self {
             id: config.id,
             filename,

@@ -118,9 +118,10 @@ fn old_program(vm: &Vm) -> Result<(OwnedFd, OldProgram), HostError> {
         let path = plugin.path.as_os_str().as_bytes();
         (ByteBuf::from(path), plugin.file.as_raw_fd())
     };
-    let (devices, nodes) = {
+    let (devices, nodes, objects) = {
         let state = vm.state();
-        (state.devices.clone(), state.nodes.said().to_vec())
+        let nodes = state.nodes.said().to_vec();
+        (state.devices.clone(), nodes, state.objects.clone())
     };
     let described = |device: &DeviceOption| serde_json::Value::from(device.arguments()).to_string();
     let changed = devices != vm.options.devices;
@@ -128,6 +129,7 @@ fn old_program(vm: &Vm) -> Result<(OwnedFd, OldProgram), HostError> {
         exe: exe.as_raw_fd(),
         arguments,
         nodes,
+        objects,
         devices: changed.then(|| devices.iter().map(described).collect()),
         plugins: vm.registry().plugins().map(plugin).collect(),
     };

@@ -181,6 +181,7 @@ impl Succession {
                 let mut state = vm.state();
                 state.autostart = true;
                 state.nodes = inherited.nodes()?;
+                state.objects = inherited.objects();
                 if let Some(devices) = inherited.devices()? {
                     state.devices = devices;
                 }

@@ -5,11 +5,14 @@ use serde_json::{Value, json};
 use super::arguments::is_space;
 use super::run::{Context, Done, Next};
 use super::table::{self, Entry};
-use crate::cli::DeviceOption;
+use crate::cli::{DeviceOption, object};
 use crate::monitor::error::QmpError;
 
 /// The argument of `device_add`, as help shows it.
 pub(super) const DEVICE: &str = "driver[,prop=value][,...]";
+
+/// The argument of `object_add`, as help shows it.
+pub(super) const OBJECT: &str = "qom-type,id=id[,prop=value][,...]";
 
 /// `help`
 pub(super) fn help(context: &Context<'_>) -> Result<Done, QmpError> {
@@ -50,6 +53,18 @@ pub(super) fn device_add(context: &Context<'_>) -> Result<Done, QmpError> {
     let device = context.word(DEVICE);
     let arguments = DeviceOption::arguments_of(device).map_err(QmpError::generic)?;
     context.done_with("device_add", arguments.into())
+}
+
+/// `object_add`
+pub(super) fn object_add(context: &Context<'_>) -> Result<Done, QmpError> {
+    let object = context.word(OBJECT);
+    let arguments = object::arguments_of(object).map_err(QmpError::generic)?;
+    context.done_with("object-add", arguments.into())
+}
+
+/// `object_del`
+pub(super) fn object_del(context: &Context<'_>) -> Result<Done, QmpError> {
+    context.done_with("object-del", json!({ "id": context.word("id") }))
 }
 
 /// `device_del`

@@ -184,6 +184,18 @@ pub(super) static COMMANDS: &[Entry] = &[
         "set a parameter for migration; cpr-exec-command is a line as a shell reads it",
         migration::set_parameter,
     ),
+    command(
+        "object_add",
+        &[argument(commands::OBJECT, Kind::Word, Values::Any)],
+        "add an object that a device can name, like -object on the command line",
+        commands::object_add,
+    ),
+    command(
+        "object_del",
+        &[argument("id", Kind::Word, Values::Any)],
+        "remove an object that was added",
+        commands::object_del,
+    ),
     command("quit|q", &[], "quit the emulator", commands::quit),
     command("stop|s", &[], "stop emulation", |c| c.done("stop")),
     command("system_powerdown", &[], "press the power button", |c| {

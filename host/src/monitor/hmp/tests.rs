@@ -267,6 +267,12 @@ fn lines_become_the_commands_of_qmp() {
             json!({ "driver": "virtio-rng-pci", "id": "r", "max-bytes": "5" }),
         ),
         ("device_del r", "device_del", json!({ "id": "r" })),
+        (
+            "object_add rng-random,id=r,filename=/dev/hwrng",
+            "object-add",
+            json!({ "qom-type": "rng-random", "id": "r", "filename": "/dev/hwrng" }),
+        ),
+        ("object_del r", "object-del", json!({ "id": "r" })),
         ("migrate -d", "migrate", json!({})),
         (
             "migrate \"file:a b\\\"\"",

@@ -5,6 +5,20 @@ use crate::monitor::qapi::Type::{self, Any, Bool, List, Str};
 use crate::monitor::qapi::{Member, Object};
 
 pub(super) static COMMANDS: &[Spec] = &[
+    Spec::new(
+        "object-add",
+        "Adds an object that a device can name; the arguments are the properties of `-object`",
+    )
+    .takes(&[
+        Member::required("qom-type", Str, "`rng-builtin` or `rng-random`"),
+        Member::required("id", Str, "its id from then on"),
+    ])
+    .takes_more(),
+    Spec::new(
+        "object-del",
+        "Removes an object that was added and that no device uses",
+    )
+    .takes(&[Member::required("id", Str, "")]),
     Spec::new("qom-list", "The properties and children of an object")
         .takes(&[Member::required(
             "path",

@@ -49,6 +49,11 @@ static PROCESS: Object = Object::new(
             List(&Any),
             "block nodes that were added since, as `-blockdev` takes them",
         ),
+        Member::required(
+            "objects",
+            List(&Any),
+            "objects that were added since, as `-object` takes them",
+        ),
         Member::optional("plugin-path", Str, "`BATON_PLUGIN_PATH`"),
         Member::required(
             "standard-streams",
