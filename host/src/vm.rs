@@ -26,6 +26,7 @@ use crate::memory;
 use crate::monitor::{Events, Monitor};
 use crate::nodes::Nodes;
 use crate::plugin::{Plugin, Registry};
+use crate::query;
 use crate::runstate::RunState;
 use crate::systemd;
 
@@ -292,6 +293,21 @@ impl Vm {
         Ok(self
             .chardevs
             .open(&self.options.chardevs, None, restoring)?)
+    }
+
+    /// The guest has set clocks: QEMU's event RTC_CHANGE for each.
+    pub fn clocks_set(&self) {
+        let state = self.state();
+        let Some(machine) = &state.machine else {
+            return;
+        };
+        for (id, ahead) in machine.clocks().take() {
+            let device = machine.devices().iter().find(|device| device.id() == id);
+            if let Some(path) = device.map(query::device_path) {
+                let data = serde_json::json!({ "offset": ahead, "qom-path": path });
+                self.events.emit("RTC_CHANGE", Some(data));
+            }
+        }
     }
 
     /// Builds a machine, which is nobody's yet, on character devices that are open.

@@ -57,6 +57,15 @@ impl Host {
         }
     }
 
+    /// The guest has set the device's clock, which is `ahead` of the host's by now, in seconds. QEMU's
+    /// event RTC_CHANGE, which is sent once a second at most: the device says each change.
+    pub fn clock_set(&self, ahead: i64) -> Result<()> {
+        match self.0.call(&HostRequest::ClockSet { ahead })? {
+            HostReply::Done => Ok(()),
+            other => Err(out_of_place(&other)),
+        }
+    }
+
     /// An eventfd that raises an edge-triggered interrupt for each write: a line of a platform
     /// device, an MSI-X vector of a PCI function. From `realize` on: it is wired once the host knows
     /// what the device turned out to be.

@@ -181,6 +181,11 @@ pub enum HostRequest {
         /// The message, or nothing while it is masked.
         message: Option<MsiMessage>,
     },
+    /// The guest has set the device's clock, which others may have to know of. [`HostReply::Done`].
+    ClockSet {
+        /// Seconds that the clock is ahead of the host's by now.
+        ahead: i64,
+    },
     /// The device is broken; the reason is for people. The guest goes on, and no migration takes the
     /// device along. A reset that succeeds mends a virtio device.
     Failed {

@@ -39,6 +39,7 @@ static const struct {
     { "resume", blk_resume },   { "reset", reset },         { "poweroff", power_off },
     { "fault", page_fault },     { "triple", triple_fault },
     { "refuse", hotplug_refuse }, { "hammer", hotplug_hammer },
+    { "clock", clock_set },
     { "sleep", sleep_in_real_mode },
     { "sleep-x", sleep_in_flat_mode },
     { "sleep-alarm", sleep_until_alarm },

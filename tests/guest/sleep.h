@@ -24,6 +24,9 @@ void sleep_without_vector(void);
 /* In real mode, by the clock's alarm, within a second. */
 void sleep_until_alarm(void);
 
+/* Sets the clock's year again and again, to 20 in the end. */
+void clock_set(void);
+
 /* From the main loop, whenever work is pending. */
 void sleep_serve(void);
 #endif

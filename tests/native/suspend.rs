@@ -148,6 +148,26 @@ fn the_clocks_alarm_wakes_also_in_another_process() -> Result<()> {
 }
 
 #[test]
+fn a_guest_that_sets_its_clock_is_heard_of_once_a_second() -> Result<()> {
+    needs_baton!();
+    let mut machine = setup()?.boot()?;
+    machine.qmp()?;
+    // It does so two hundred times, and has the year 2011 every other time.
+    machine.say("clock")?;
+    let year = 31_556_952.0;
+    let mut years = Vec::new();
+    while years.len() < 2 || years.last() != Some(&(years[0] + 9)) {
+        let data = machine.qmp()?.wait_event("RTC_CHANGE")?;
+        let at = data["qom-path"].as_str().unwrap_or_default();
+        ensure!(at.starts_with("/machine/peripheral"), "{data}");
+        let ahead = data["offset"].as_f64().context("It has no offset")?;
+        years.push((ahead / year).round() as i64);
+        ensure!(years.len() < 40, "{years:?}");
+    }
+    is_whole(&mut machine)
+}
+
+#[test]
 fn a_guest_without_a_waking_vector_sleeps_until_it_is_reset() -> Result<()> {
     needs_baton!();
     let mut machine = setup()?.boot()?;

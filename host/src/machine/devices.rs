@@ -20,7 +20,7 @@ use super::virtio::{PreparedVirtio, Surroundings, VirtioPci};
 use crate::chardev::Chardevs;
 use crate::cli::DeviceOption;
 use crate::fd::duplicate;
-use crate::plugin::{Bridge, Failures, PluggedDevice, Plugin};
+use crate::plugin::{Bridge, Clocks, Failures, PluggedDevice, Plugin};
 
 /// A device in its place.
 pub struct MachineDevice {
@@ -138,12 +138,7 @@ impl MachineDevice {
         name(&mut config, device_type, at, slots.unnamed);
         let id = config.id.clone();
         let chardevs = Arc::clone(slots.chardevs);
-        let bridge = Bridge::new(
-            &id,
-            preserved,
-            chardevs,
-            slots.surroundings.failures.clone(),
-        );
+        let bridge = Bridge::new(&id, preserved, chardevs, slots.surroundings.reports());
         let device = PluggedDevice::create(plugin, device_type, &config, Arc::clone(&bridge))?;
         let around = slots.surroundings;
         let kind = match device_type.bus {
@@ -270,14 +265,14 @@ impl MachineDevice {
         device_type: &DeviceType,
         config: &Config,
         chardevs: &Arc<Chardevs>,
-        failures: &Failures,
+        reports: (Failures, Clocks),
     ) -> std::result::Result<Instance, HostError> {
         let preserved = Arc::new(FdTable::new());
         for OutgoingFd { key, fd } in self.fds(Mode::CprTransfer)? {
             preserved.insert(key, fd)?;
         }
         let table = Some(Arc::clone(&preserved));
-        let bridge = Bridge::new(&self.id, table, Arc::clone(chardevs), failures.clone());
+        let bridge = Bridge::new(&self.id, table, Arc::clone(chardevs), reports);
         let mut device = PluggedDevice::create(plugin, device_type, config, Arc::clone(&bridge))?;
         bridge.install(match &self.kind {
             Kind::Platform(place) => place.bridge(),

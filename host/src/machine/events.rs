@@ -20,6 +20,8 @@ pub enum MachineEvent {
         /// Why.
         reason: String,
     },
+    /// The guest has set clocks; [`crate::plugin::Clocks`] has them.
+    ClockSet,
     /// The guest has ejected slots of the PCI bus; [`super::hotplug::Hotplug::ejected`] says which.
     SlotsEjected,
     /// The guest could not let go of what it was asked to.

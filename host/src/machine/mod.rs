@@ -49,7 +49,7 @@ use baton_plugin_api::{BusClass, DeviceType, Drive, Object, PropertyKind};
 use crate::chardev::Chardevs;
 use crate::cli::{self, DeviceOption, Options};
 use crate::memory::{self, Contents, Ram};
-use crate::plugin::{Failures, Registry};
+use crate::plugin::{Clocks, Failures, Registry};
 use crate::runstate::RunState;
 use crate::vcpu::{Exits, Payload, Vcpu, carried, cpuid, features, msrs};
 use kvm_bindings::{CpuId, kvm_regs, kvm_sregs};
@@ -204,6 +204,7 @@ impl Machine {
             spaces,
             ram,
             failures,
+            clocks: Clocks::new(events.clone()),
         };
         let mut slots = Slots {
             surroundings: &around,
@@ -506,6 +507,11 @@ impl Machine {
     /// Which devices have failed.
     pub fn failures(&self) -> &Failures {
         &self.around.failures
+    }
+
+    /// The clocks that the guest has set.
+    pub fn clocks(&self) -> &Clocks {
+        &self.around.clocks
     }
 
     /// What a target must have in common with it.

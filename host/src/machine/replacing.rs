@@ -127,10 +127,11 @@ impl Machine {
 
     /// Gives one device its new instance, and returns the old one.
     fn exchange(&mut self, one: &Affected<'_>, start: bool) -> Result<Instance, HostError> {
-        let (chardevs, failures) = (&self.chardevs, &self.around.failures);
+        let (chardevs, reports) = (&self.chardevs, self.around.reports());
+        let failures = &self.around.failures;
         let device = &mut self.devices[one.at];
         let state = image(device)?;
-        let new = device.instance(one.plugin, one.device_type, &one.config, chardevs, failures)?;
+        let new = device.instance(one.plugin, one.device_type, &one.config, chardevs, reports)?;
         let old = device.put(new);
         match take_over(device, state, start) {
             Ok(()) => Ok(old),

@@ -1,11 +1,13 @@
 //! Device plugins: finding and loading them, and the devices in them.
 
+mod clocks;
 mod device;
 mod elf;
 mod loader;
 mod registry;
 mod services;
 
+pub use clocks::Clocks;
 pub use device::{DeviceError, PluggedDevice};
 pub use elf::build_id;
 pub use loader::{LoadError, Plugin};

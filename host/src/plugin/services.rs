@@ -9,6 +9,7 @@ use baton_plugin_api::abi::HostServices;
 use baton_plugin_api::protocol::{HostReply, HostRequest};
 use baton_plugin_api::{Error, Result};
 
+use super::clocks::Clocks;
 use crate::chardev::Chardevs;
 use crate::fdset::{self, Access};
 
@@ -59,6 +60,7 @@ impl Failures {
 pub struct Bridge {
     id: String,
     failures: Failures,
+    clocks: Clocks,
     /// Gone once the device is: a plugin's log keeps the services of its first device for good, and
     /// must not keep the machine with them.
     live: Mutex<Option<Live>>,
@@ -79,7 +81,7 @@ impl Bridge {
         id: &str,
         preserved: Option<Arc<FdTable>>,
         chardevs: Arc<Chardevs>,
-        failures: Failures,
+        (failures, clocks): (Failures, Clocks),
     ) -> Arc<Self> {
         let live = Mutex::new(Some(Live {
             preserved,
@@ -90,6 +92,7 @@ impl Bridge {
         Arc::new(Self {
             id: id.to_owned(),
             failures,
+            clocks,
             live,
         })
     }
@@ -185,6 +188,10 @@ impl HostServices for Bridge {
                 direct,
             } => passed(&path, write, direct),
             HostRequest::Chardev { id } => self.chardev(&id),
+            HostRequest::ClockSet { ahead } => self.live().map(|_| {
+                self.clocks.set(&self.id, ahead);
+                HostReply::Done
+            }),
             other => {
                 if let HostRequest::Failed { reason } = &other {
                     self.failures.add(&self.id, reason);
@@ -235,7 +242,13 @@ mod tests {
 
     fn bridge(id: &str, preserved: Option<&Arc<FdTable>>) -> Arc<Bridge> {
         let chardevs = Arc::new(Chardevs::new().unwrap());
-        Bridge::new(id, preserved.cloned(), chardevs, Failures::default())
+        let clocks = Clocks::new(std::sync::mpsc::channel().0);
+        Bridge::new(
+            id,
+            preserved.cloned(),
+            chardevs,
+            (Failures::default(), clocks),
+        )
     }
 
     fn claim(bridge: &Bridge) -> Result<HostReply> {

@@ -12,4 +12,4 @@ pub use machine::{
     cpus, current_machine, machines, memdev, memory_size, migration_threads, target, uuid,
 };
 pub use pci::pci;
-pub use qom::{device_properties, get, list, type_properties, types};
+pub use qom::{device_path, device_properties, get, list, type_properties, types};

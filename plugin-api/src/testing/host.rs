@@ -37,6 +37,7 @@ struct State {
     bars: BTreeMap<u32, u64>,
     vectors: BTreeMap<u32, MsiMessage>,
     config_changes: u32,
+    clocks: Vec<i64>,
     failures: Vec<String>,
     log: Vec<(u32, String)>,
 }
@@ -55,6 +56,11 @@ impl TestHost {
     /// Adds a character device. The device under test gets duplicates.
     pub fn add_chardev(&self, id: &str, chardev: Chardev) {
         self.state().chardevs.insert(id.to_owned(), chardev);
+    }
+
+    /// How far the clock was ahead of the host's, in seconds, each time that the guest has set it.
+    pub fn clocks_set(&self) -> Vec<i64> {
+        self.state().clocks.clone()
     }
 
     /// Adds a descriptor that the device handed over elsewhere.
@@ -174,6 +180,10 @@ impl HostServices for TestHost {
             HostRequest::IoEventFd { .. } => HostReply::Done,
             HostRequest::ConfigChanged => {
                 state.config_changes += 1;
+                HostReply::Done
+            }
+            HostRequest::ClockSet { ahead } => {
+                state.clocks.push(ahead);
                 HostReply::Done
             }
             HostRequest::PciBar { bar, address } => {

@@ -58,16 +58,25 @@ impl Clock {
         }
     }
 
-    /// The guest writes ports; two bytes at once are the index and the data.
-    pub(crate) fn write(&self, offset: u64, data: &[u8]) {
+    /// The guest writes ports; two bytes at once are the index and the data. If that has set the time,
+    /// the seconds that it is ahead of the host's by now.
+    pub(crate) fn write(&self, offset: u64, data: &[u8]) -> Option<i64> {
+        let mut set = None;
         self.access(|chip, now| {
+            let before = chip.offset;
             for (port, &byte) in (offset..=INDEX_PORT + 1).zip(data) {
                 match port {
                     INDEX_PORT => chip.select(byte),
                     _ => chip.write(byte, now),
                 }
             }
+            // Less than a second is what it takes to let the clock go on at an exact moment.
+            if (chip.offset - before).abs() >= SECOND {
+                let ahead = (chip.offset + SECOND / 2).div_euclid(SECOND);
+                set = i64::try_from(ahead).ok();
+            }
         });
+        set
     }
 
     /// Back to power-on, but for what the battery keeps.

@@ -154,8 +154,10 @@ impl PlatformDevice for Rtc {
     }
 
     fn write(&mut self, _region: u32, offset: u64, data: &[u8]) {
-        if let Some(clock) = &self.clock {
-            clock.write(offset, data);
+        let set = self.clock.as_ref().and_then(|c| c.write(offset, data));
+        if let Some(ahead) = set {
+            // A host that takes no notice is none of the guest's business.
+            let _ = self.host.clock_set(ahead);
         }
     }
 

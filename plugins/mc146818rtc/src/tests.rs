@@ -60,6 +60,38 @@ fn the_descriptor_is_sound() {
 }
 
 #[test]
+fn the_host_hears_of_a_time_that_the_guest_sets_and_of_no_other_write() {
+    const HOURS: u8 = 4;
+    const YEAR: u8 = 9;
+    let host = TestHost::new();
+    let mut device = device(
+        &host,
+        &[("base", Value::String("2001-01-01T12:00:00".into()))],
+    );
+    let before = state(&mut device).offset.seconds;
+    write(&mut device, 0x55, 1);
+    write(&mut device, HOURS, 0x12);
+    write(&mut device, A, 0x26);
+    assert_eq!(host.clocks_set(), []);
+    write(&mut device, HOURS, 0x13);
+    // While it is being set nothing is final.
+    write(&mut device, B, 0x82);
+    write(&mut device, YEAR, 0x03);
+    write(&mut device, HOURS, 0x14);
+    write(&mut device, B, 0x02);
+    let hour = 3600;
+    let two_years = 2 * 365 * 24 * hour;
+    let set = host.clocks_set();
+    let changes: Vec<_> = set.iter().map(|ahead| ahead - before).collect();
+    let expected = [hour, two_years + 2 * hour];
+    let near = |(found, expected): (&i64, &i64)| (found - expected).abs() <= 2;
+    assert!(
+        changes.len() == 2 && changes.iter().zip(&expected).all(near),
+        "{changes:?}"
+    );
+}
+
+#[test]
 fn the_guest_has_the_hosts_time_unless_a_date_is_said() {
     let host = TestHost::new();
     assert_eq!(state(&mut device(&host, &[])).offset, Time::new(0));

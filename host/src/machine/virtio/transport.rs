@@ -18,7 +18,7 @@ use crate::machine::bus::{AddressSpaces, BusDevice};
 use crate::machine::interrupts::{Interrupts, Vector};
 use crate::machine::pci::{BarMap, PciFunction};
 use crate::memory::Ram;
-use crate::plugin::{Bridge, DeviceBridge, Failures, PluggedDevice};
+use crate::plugin::{Bridge, Clocks, DeviceBridge, Failures, PluggedDevice};
 
 const VIRTIO_VENDOR: u16 = 0x1af4;
 /// Modern devices: VIRTIO 1.3 section 4.1.2.1.
@@ -38,6 +38,15 @@ pub struct Surroundings {
     pub ram: Arc<Ram>,
     /// Where failures are noted.
     pub failures: Failures,
+    /// Where clocks are noted that the guest has set.
+    pub clocks: Clocks,
+}
+
+impl Surroundings {
+    /// Where a device's services note what it reports.
+    pub fn reports(&self) -> (Failures, Clocks) {
+        (self.failures.clone(), self.clocks.clone())
+    }
 }
 
 /// What a backend's own threads may do to the transport. They must not wait for its lock: whoever

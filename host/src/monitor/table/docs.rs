@@ -61,7 +61,15 @@ fn commands() -> String {
 fn all_events() -> String {
     let mut text = "\n| event | data | |\n|---|---|---|\n".to_owned();
     for event in events() {
-        let (name, data, doc) = (event.name, members(&event.data), event.doc);
+        let limit = match event.limited_by {
+            Some(_) => "; once a second at most, with what holds then",
+            None => "",
+        };
+        let (name, data, doc) = (
+            event.name,
+            members(&event.data),
+            [event.doc, limit].concat(),
+        );
         let _ = writeln!(text, "| `{name}` | {data} | {doc} |");
     }
     text + "\n"

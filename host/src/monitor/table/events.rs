@@ -1,5 +1,5 @@
 //! The events: QEMU's `qapi/run-state.json`, `qdev.json` and `migration.json`. QEMU sends some events once a second
-//! at most (`monitor_qapi_event_conf` in `monitor/monitor.c`); none of these is among them.
+//! at most (`monitor_qapi_event_conf` in `monitor/monitor.c`), as here.
 
 use super::Event;
 use super::migration::STATUS;
@@ -20,6 +20,12 @@ pub(super) static EVENTS: &[Event] = &[
         Member::required("guest", Bool, "whether the guest did it"),
         Member::required("reason", Type::Enum(&SHUTDOWN_CAUSE), ""),
     ]),
+    Event::new("RTC_CHANGE", "The guest has set its clock")
+        .has(&[
+            Member::required("offset", Int, "seconds that it is ahead of the host's"),
+            Member::required("qom-path", Str, "the clock's place in the tree of objects"),
+        ])
+        .limited_by("qom-path"),
     Event::new(
         "DEVICE_DELETED",
         "A device is gone, after `device_del` or by the guest",

@@ -131,6 +131,9 @@ pub struct Event {
     pub doc: &'static str,
     /// Its data.
     pub data: Object,
+    /// If it is sent once a second at most: the member of its data that tells what it is about, each of
+    /// which has its own second.
+    pub limited_by: Option<&'static str>,
 }
 
 impl Event {
@@ -140,6 +143,15 @@ impl Event {
             name,
             doc,
             data: Object::new("", &[]),
+            limited_by: None,
+        }
+    }
+
+    /// The same, sent once a second at most for each value of the member `name`.
+    pub(super) const fn limited_by(self, name: &'static str) -> Self {
+        Self {
+            limited_by: Some(name),
+            ..self
         }
     }
 
@@ -194,6 +206,12 @@ pub fn fits_result(name: &str, result: &Result<Value, QmpError>) -> bool {
         return true;
     };
     check(&spec.result, result, "result").is_ok()
+}
+
+/// What an event counts as if it is sent once a second at most.
+pub fn limit(name: &str, data: Option<&Value>) -> Option<String> {
+    let about = event(name)?.limited_by?;
+    Some(format!("{name} {}", data?.get(about)?))
 }
 
 /// Whether an event is what the table says it is.
