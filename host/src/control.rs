@@ -18,7 +18,6 @@ use crate::monitor::{
     about, hmp, query_fdsets, remove_fd,
 };
 use crate::query;
-use crate::runstate::RunState;
 use crate::state;
 use crate::successor;
 use crate::vm::Vm;
@@ -178,12 +177,8 @@ impl Control for VmControl {
     }
 
     fn deserted(&self) {
-        if self.0.state().runstate == RunState::PostMigrate {
-            // As if the last client had said so. The main thread lives until it hears this.
-            let _ = self.0.requests.send(MachineEvent::Quit {
-                cause: "host-qmp-quit",
-            });
-        }
+        self.0.state().deserted = true;
+        self.0.end_if_deserted();
     }
 }
 

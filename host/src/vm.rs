@@ -71,6 +71,8 @@ pub struct State {
     pub objects: Vec<Object>,
     /// What it is doing.
     pub runstate: RunState,
+    /// Whether the monitors are another process's, and the last client has left.
+    pub deserted: bool,
     /// Migration parameters and capabilities.
     pub settings: Settings,
     /// An incoming handover that waits for `migrate-incoming`.
@@ -174,6 +176,7 @@ impl Vm {
                 machine: None,
                 nodes: Nodes::default(),
                 objects: Vec::new(),
+                deserted: false,
                 devices,
                 runstate,
                 settings,
@@ -227,11 +230,9 @@ impl Vm {
     pub fn serve_chardevs(self: &Arc<Self>) {
         let vm = Arc::downgrade(self);
         self.chardevs.serve_monitors(move |mode, stream, keys| {
-            let Some(vm) = vm.upgrade() else { return };
-            let monitor = vm.monitor.lock().unwrap_or_else(PoisonError::into_inner);
-            if let Some(monitor) = &*monitor {
-                monitor.add(mode, stream, keys);
-            }
+            // While the monitors change there is none.
+            let add = |monitor: &mut Monitor| monitor.add(mode, stream, keys);
+            vm.upgrade().and_then(|vm| vm.with_monitor(add)).is_some()
         });
     }
 
@@ -293,6 +294,16 @@ impl Vm {
         Ok(self
             .chardevs
             .open(&self.options.chardevs, None, restoring)?)
+    }
+
+    /// Ends the process if its guest is another's, and no client is left that could say so.
+    pub fn end_if_deserted(&self) {
+        let state = self.state();
+        if state.deserted && state.runstate == RunState::PostMigrate {
+            // As if the last client had said so. The main thread lives until it hears this.
+            let cause = "host-qmp-quit";
+            let _ = self.requests.send(MachineEvent::Quit { cause });
+        }
     }
 
     /// The guest has set clocks: QEMU's event RTC_CHANGE for each.

@@ -353,8 +353,15 @@ fn a_ring_buffer_moves_along() -> Result<()> {
 
 /// Reads until a line that has `text` in it: prompts have no line of their own.
 fn hears(console: &mut Console, text: &str) -> Result<()> {
-    while !console.line()?.contains(text) {}
-    Ok(())
+    let mut other = Vec::new();
+    loop {
+        let line = console.line();
+        let line = line.with_context(|| format!("No '{text}' after {other:?}"))?;
+        if line.contains(text) {
+            return Ok(());
+        }
+        other.push(line);
+    }
 }
 
 #[test]

@@ -12,6 +12,7 @@ use baton_testkit::transfer::{begin, execute_successor, outcome, set_capability,
 use baton_testkit::wait::{PATIENCE, wait_for};
 use baton_testkit::{Machine, needs_baton};
 use serde_json::json;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::hotplug::hotplug_setup;
 use crate::{is_whole, setup};
@@ -155,14 +156,19 @@ fn a_guest_that_sets_its_clock_is_heard_of_once_a_second() -> Result<()> {
     // It does so two hundred times, and has the year 2011 every other time.
     machine.say("clock")?;
     let year = 31_556_952.0;
-    let mut years = Vec::new();
-    while years.len() < 2 || years.last() != Some(&(years[0] + 9)) {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs_f64();
+    let mut events = 0;
+    loop {
         let data = machine.qmp()?.wait_event("RTC_CHANGE")?;
         let at = data["qom-path"].as_str().unwrap_or_default();
         ensure!(at.starts_with("/machine/peripheral"), "{data}");
         let ahead = data["offset"].as_f64().context("It has no offset")?;
-        years.push((ahead / year).round() as i64);
-        ensure!(years.len() < 40, "{years:?}");
+        events += 1;
+        ensure!(events < 40, "{events} events, the last is {data}");
+        // Whatever day it is in that year; every other time it was 2011.
+        if ((now + ahead) / year - 50.5).abs() < 1.0 {
+            break;
+        }
     }
     is_whole(&mut machine)
 }

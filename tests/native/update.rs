@@ -9,7 +9,6 @@ use baton_testkit::wait::{PATIENCE, wait_for};
 use baton_testkit::{Machine, Serial, guest, needs_baton};
 use serde_json::{Value, json};
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -25,15 +24,23 @@ fn boot() -> Result<Machine> {
 fn other_baton(scratch: &Scratch) -> Result<PathBuf> {
     let own = baton_testkit::Vmm::Baton.programs()?.binary;
     let copy = scratch.join("baton");
-    fs::copy(own, &copy).context("Cannot copy Baton")?;
+    install(&own, &copy)?;
     Ok(copy)
+}
+
+/// Makes a program of a file. Another process writes it: what this one starts meanwhile would have it open
+/// for writing, and it could not be executed.
+fn install(from: &Path, to: &Path) -> Result<()> {
+    let done = Command::new("install").args([from, to]).status()?;
+    ensure!(done.success(), "Cannot install {}", to.display());
+    Ok(())
 }
 
 /// A program of a few lines of shell.
 fn script(scratch: &Scratch, name: &str, text: &str) -> Result<String> {
-    let path = scratch.join(name);
-    fs::write(&path, format!("#!/bin/sh\n{text}\n"))?;
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o755))?;
+    let (draft, path) = (scratch.join(&format!("{name}.sh")), scratch.join(name));
+    fs::write(&draft, format!("#!/bin/sh\n{text}\n"))?;
+    install(&draft, &path)?;
     Ok(path.display().to_string())
 }
 

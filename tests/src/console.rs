@@ -85,7 +85,8 @@ impl Console {
             let timeout = PollTimeout::try_from(PATIENCE).unwrap_or(PollTimeout::MAX);
             ensure!(
                 poll(&mut fds, timeout).context("Cannot wait for the guest's words")? > 0,
-                "The guest says nothing more on its console"
+                "The guest says nothing more on its console, the last was '{}'",
+                String::from_utf8_lossy(&self.partial)
             );
             let mut bytes = [0; 4096];
             let read = self.file.read(&mut bytes);

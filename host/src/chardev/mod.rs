@@ -71,7 +71,7 @@ struct Shared {
 
 /// Serves a monitor's session: its mode, its end, and whether a terminal sends keys as they are
 /// struck.
-type Serve = dyn Fn(MonitorMode, UnixStream, bool) + Send + Sync;
+type Serve = dyn Fn(MonitorMode, UnixStream, bool) -> bool + Send + Sync;
 
 struct State {
     all: BTreeMap<String, Entry>,
@@ -136,10 +136,11 @@ impl Chardevs {
         let _ = self.shared.exit.set(Box::new(exit));
     }
 
-    /// Monitors on character devices are served from here on.
+    /// Monitors on character devices are served from here on. `serve` tells whether it serves: if not
+    /// it is asked again, at the next call of this at the latest.
     pub fn serve_monitors(
         &self,
-        serve: impl Fn(MonitorMode, UnixStream, bool) + Send + Sync + 'static,
+        serve: impl Fn(MonitorMode, UnixStream, bool) -> bool + Send + Sync + 'static,
     ) {
         self.state().monitors = Some(Arc::new(serve));
         self.shared.wake.signal();
@@ -524,10 +525,9 @@ impl State {
                 continue;
             };
             let monitors = &entry.config.monitors;
-            let begin = |number: usize, end, keys| {
-                if let (Some(serve), Some(mode)) = (&serve, monitors.get(number)) {
-                    serve(*mode, end, keys);
-                }
+            let begin = |number: usize, end, keys| match (&serve, monitors.get(number)) {
+                (Some(serve), Some(mode)) => serve(*mode, end, keys),
+                _ => false,
             };
             let begin = serve.as_ref().map(|_| &begin as Begin<'_>);
             let wish = relayed.relay.pump(now, self.frozen, &self.wake, begin);

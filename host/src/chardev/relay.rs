@@ -50,8 +50,8 @@ pub(super) struct Relay {
 }
 
 /// Takes the monitor's end of a session that begins: the monitor's number, and whether it is a
-/// terminal that sends keys as they are struck.
-pub(super) type Begin<'a> = &'a dyn Fn(usize, UnixStream, bool);
+/// terminal that sends keys as they are struck. Tells whether it is served.
+pub(super) type Begin<'a> = &'a dyn Fn(usize, UnixStream, bool) -> bool;
 
 /// What a person at the keys wants.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -116,10 +116,11 @@ impl Relay {
         for frontend in &mut self.frontends[turn] {
             if let (Some(number), true) = (frontend.monitor, frontend.wants_session()) {
                 match frontend.begin() {
-                    Ok(far) => {
-                        begin(number, far, keys);
-                        any = true;
-                    }
+                    Ok(far) => match begin(number, far, keys) {
+                        true => any = true,
+                        // Nobody serves just now: whoever does tells us.
+                        false => frontend.end(false),
+                    },
                     Err(e) => tracing::error!("a monitor cannot be reached: {e}"),
                 }
             }

@@ -565,7 +565,7 @@ fn serve(chardevs: &Chardevs) -> Receiver<(MonitorMode, UnixStream, bool)> {
     chardevs.serve_monitors(move |mode, end, keys| {
         end.set_read_timeout(Some(PATIENCE)).unwrap();
         // The test may be over.
-        let _ = tell.send((mode, end, keys));
+        tell.send((mode, end, keys)).is_ok()
     });
     told
 }

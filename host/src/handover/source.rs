@@ -248,6 +248,9 @@ impl SourceHost for Source {
         let mut state = self.vm.state();
         state.runstate = RunState::PostMigrate;
         state.kept_in = self.kept_in.take();
+        drop(state);
+        // The last client may have left while that was done.
+        self.vm.end_if_deserted();
     }
 }
 

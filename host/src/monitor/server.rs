@@ -384,6 +384,10 @@ async fn serve_all(work: Work) -> Option<Left> {
         let _ = tokio::time::timeout_at(by.into(), finished).await;
         return None;
     };
+    // Those too that have come since.
+    while let Ok(newcomer) = come.try_recv() {
+        welcome(newcomer, &shared, &mut all);
+    }
     let mut left = Left::default();
     let mut clients = Vec::new();
     all_ended(&mut all, &mut groups).await;
