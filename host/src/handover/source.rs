@@ -254,15 +254,17 @@ impl SourceHost for Source {
     }
 }
 
-/// What this thread still does is less urgent than all else.
+/// What this thread still does is less urgent than all else. It gets a tenth of what others do, and not
+/// nothing: somebody waits for it, and vCPUs may leave no CPU idle.
 fn give_way() {
-    // SAFETY: changes the calling thread's niceness and nothing else (sched(7): on Linux it is a
+    use nix::libc::{PRIO_PROCESS, getpriority, setpriority};
+    // SAFETY: both are about the calling thread's niceness and nothing else (sched(7): on Linux it is a
     // thread's).
-    let given = unsafe { nix::libc::setpriority(nix::libc::PRIO_PROCESS, 0, LEAST) };
+    let given = unsafe { setpriority(PRIO_PROCESS, 0, getpriority(PRIO_PROCESS, 0) + LESS) };
     if given != 0 {
         tracing::debug!("the thread keeps its priority: {}", Errno::last());
     }
 }
 
-/// The highest niceness there is.
-const LEAST: i32 = 19;
+/// How much nicer; each step is a quarter more for the others (sched(7)).
+const LESS: i32 = 10;

@@ -509,6 +509,11 @@ impl Machine {
         &self.around.failures
     }
 
+    /// The virtual CPUs' threads, in the CPUs' order.
+    pub fn cpu_threads(&self) -> impl Iterator<Item = i32> {
+        self.vcpus.iter().map(Vcpu::thread_id)
+    }
+
     /// The clocks that the guest has set.
     pub fn clocks(&self) -> &Clocks {
         &self.around.clocks

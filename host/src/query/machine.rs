@@ -5,6 +5,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use crate::cli::{self, BackendKind, IMPLICIT_RAM_ID, Options};
+use crate::machine::Machine;
 use crate::vm::Vm;
 
 /// The names of the machine type: its own, and the one that stands for the newest.
@@ -43,22 +44,18 @@ pub fn uuid() -> Value {
 
 /// The answer of `query-cpus-fast`. There are none while the machine is elsewhere.
 pub fn cpus(vm: &Vm) -> Value {
-    if vm.state().machine.is_none() {
-        return json!([]);
-    }
-    let threads = threads();
-    let row = |cpu: u32| {
-        let name = format!("vcpu{cpu}");
-        let (thread, _) = threads.iter().find(|(_, known)| *known == name)?;
-        Some(json!({
+    let state = vm.state();
+    let threads = state.machine.iter().flat_map(Machine::cpu_threads);
+    let row = |(cpu, thread): (u32, i32)| {
+        json!({
             "cpu-index": cpu,
             "qom-path": super::qom::cpu_path(cpu),
             "thread-id": thread,
             "props": { "socket-id": 0, "core-id": cpu, "thread-id": 0 },
             "target": "x86_64",
-        }))
+        })
     };
-    (0..vm.options.cpus).filter_map(row).collect()
+    (0..).zip(threads).map(row).collect()
 }
 
 /// The answer of `query-migrationthreads`.

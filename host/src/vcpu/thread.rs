@@ -184,6 +184,11 @@ impl Vcpu {
         self.id
     }
 
+    /// The number of its thread.
+    pub fn thread_id(&self) -> i32 {
+        self.thread_id.load(Ordering::SeqCst)
+    }
+
     /// Lets a stopped vCPU run; it says to `entering` when its thread is about to enter the guest.
     pub fn run(&self, entering: Sender<()>) -> Result<(), VcpuError> {
         self.stop.store(GO_ON, Ordering::SeqCst);
@@ -197,7 +202,7 @@ impl Vcpu {
     pub fn stop(&self, save: bool) {
         self.stop
             .store(if save { STOP_AND_SAVE } else { STOP }, Ordering::SeqCst);
-        call_out(self.thread_id.load(Ordering::SeqCst));
+        call_out(self.thread_id());
         if let Some(thread) = &self.thread {
             thread.thread().unpark();
         }
