@@ -48,13 +48,18 @@ pub(super) fn run(
             }
             eprintln!("{}", line(*vmm, shape));
             match measure(*vmm, programs, shape, count) {
-                Ok(cell) => cells.push(cell),
+                Ok(cell) => {
+                    cells.push(cell);
+                    // It takes long; whoever has no more time has what was measured until then.
+                    write(&cells, count)?;
+                }
                 // One guest that does not come through must not cost what all the others took.
                 Err(error) => println!("Not measured: {}: {error:#}", line(*vmm, shape)),
             }
         }
     }
-    write(&cells, count)
+    println!("{}", table(&cells, count));
+    Ok(())
 }
 
 fn measure(vmm: Vmm, programs: &Programs, shape: Shape, count: u32) -> Result<Cell> {
@@ -76,10 +81,11 @@ fn measure(vmm: Vmm, programs: &Programs, shape: Shape, count: u32) -> Result<Ce
 
 fn shapes(largest_mib: u64, most_devices: u32) -> Vec<Shape> {
     let mut shapes = Vec::new();
-    for way in Way::ALL {
-        for cpus in CPUS {
-            for devices in DEVICES.into_iter().filter(|n| *n <= most_devices) {
-                for memory_mib in MEMORY_MIB.into_iter().filter(|mib| *mib <= largest_mib) {
+    // The largest take longest, and come last.
+    for memory_mib in MEMORY_MIB.into_iter().filter(|mib| *mib <= largest_mib) {
+        for way in Way::ALL {
+            for cpus in CPUS {
+                for devices in DEVICES.into_iter().filter(|n| *n <= most_devices) {
                     shapes.push(Shape {
                         way,
                         memory_mib,
@@ -134,11 +140,8 @@ fn write(cells: &[Cell], count: u32) -> Result<()> {
     let text =
         fs::read_to_string(&page).with_context(|| format!("Cannot read {}", page.display()))?;
     let table = table(cells, count);
-    println!("{table}");
     fs::write(&page, replaced(&text, &table)?)
         .with_context(|| format!("Cannot write {}", page.display()))?;
-    println!("Written: {}, {}", page.display(), picture.display());
-    println!("All measurements: {}", file.display());
     Ok(())
 }
 
