@@ -9,6 +9,7 @@ use std::fmt::Write;
 use std::fs;
 use std::path::Path;
 
+use super::outcome::Round;
 use super::plot;
 use super::rounds::{Contestant, Shape, Way};
 use crate::stats::Spread;
@@ -31,6 +32,8 @@ pub(super) struct Cell {
     pub shape: Shape,
     /// The blackout from outside, in milliseconds.
     pub outside: Spread,
+    /// The same of the same guest while nothing is done with it: what the machine itself does to it.
+    pub idle: Spread,
 }
 
 /// Measures all of it, `count` handovers each, and writes it down.
@@ -70,12 +73,14 @@ fn measure(vmm: Vmm, programs: &Programs, shape: Shape, count: u32) -> Result<Ce
             .with_context(|| format!("Round {round}"))?;
     }
     let side = contestant.finish()?;
-    let outside = Spread::of(side.rounds.iter().map(|round| round.outside_ms))
-        .context("There was no round")?;
+    let of = |what: fn(&Round) -> f64| {
+        Spread::of(side.rounds.iter().map(what)).context("There was no round")
+    };
     Ok(Cell {
         vmm,
         shape,
-        outside,
+        outside: of(|round| round.outside_ms)?,
+        idle: of(|round| round.idle_outside_ms)?,
     })
 }
 
@@ -152,11 +157,16 @@ fn cell_json(cell: &Cell) -> Value {
         "memory_mib": cell.shape.memory_mib,
         "cpus": cell.shape.cpus,
         "devices": cell.shape.rngs + OTHERS,
-        "outside_ms": {
-            "median": cell.outside.median,
-            "lower_quartile": cell.outside.lower_quartile,
-            "upper_quartile": cell.outside.upper_quartile,
-        },
+        "outside_ms": spread_json(cell.outside),
+        "idle_ms": spread_json(cell.idle),
+    })
+}
+
+fn spread_json(spread: Spread) -> Value {
+    json!({
+        "median": spread.median,
+        "lower_quartile": spread.lower_quartile,
+        "upper_quartile": spread.upper_quartile,
     })
 }
 
@@ -167,12 +177,17 @@ fn table(cells: &[Cell], count: u32) -> String {
     sizes.dedup();
     let mut text = format!(
         "Median blackout of {count} handovers from outside, Baton : QEMU in ms (a dash: not \
-         measured), RAM all touched.\n\n| mode | vCPUs | devices |"
+         measured), RAM all touched; idle: as long a time with no handover, the median of the row.\n\n\
+         | mode | vCPUs | devices |"
     );
     for size in &sizes {
         let _ = write!(text, " {} |", size_name(*size));
     }
-    let _ = write!(text, "\n|---|---|---|{}\n", "---|".repeat(sizes.len()));
+    let _ = write!(
+        text,
+        " idle |\n|---|---|---|---|{}\n",
+        "---|".repeat(sizes.len())
+    );
     for way in Way::ALL {
         for cpus in CPUS {
             for devices in DEVICES {
@@ -192,16 +207,22 @@ fn table(cells: &[Cell], count: u32) -> String {
                         };
                         cells.iter().find(shape).map(|cell| cell.outside.median)
                     };
-                    let shown =
-                        |ms: Option<f64>| ms.map_or("-".to_owned(), |ms| format!("{ms:.1}"));
                     let (ours, theirs) = (find(Vmm::Baton), find(Vmm::Qemu));
                     let _ = write!(text, " {} : {} |", shown(ours), shown(theirs));
                 }
-                text.push('\n');
+                let row = |cell: &&Cell| {
+                    cell.shape.way == way && cell.shape.cpus == cpus && measured(cell)
+                };
+                let idle = Spread::of(cells.iter().filter(row).map(|cell| cell.idle.median));
+                let _ = writeln!(text, " {} |", shown(idle.map(|idle| idle.median)));
             }
         }
     }
     text
+}
+
+fn shown(ms: Option<f64>) -> String {
+    ms.map_or_else(|| "-".to_owned(), |ms| format!("{ms:.1}"))
 }
 
 pub(super) fn size_name(mib: u64) -> String {
@@ -237,6 +258,7 @@ mod tests {
                 rngs: 1,
             },
             outside: Spread::of([ms]).unwrap(),
+            idle: Spread::of([1.5]).unwrap(),
         }
     }
 
@@ -249,14 +271,14 @@ mod tests {
         ];
         let table = table(&cells, 5);
         assert!(
-            table.contains("| cpr-transfer | 1 | 4 | 2.0 : 20.0 | - : - |"),
+            table.contains("| cpr-transfer | 1 | 4 | 2.0 : 20.0 | - : - | 1.5 |"),
             "{table}"
         );
         assert!(
-            table.contains("| cpr-exec | 1 | 4 | - : - | 9.0 : - |"),
+            table.contains("| cpr-exec | 1 | 4 | - : - | 9.0 : - | 1.5 |"),
             "{table}"
         );
-        assert!(table.contains("| 128 MiB | 1 GiB |"), "{table}");
+        assert!(table.contains("| 128 MiB | 1 GiB | idle |"), "{table}");
     }
 
     #[test]

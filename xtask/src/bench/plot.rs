@@ -153,6 +153,7 @@ mod tests {
                 rngs: 1,
             },
             outside: Spread::of([ms]).unwrap(),
+            idle: Spread::of([1.5]).unwrap(),
         };
         let drawn = svg(&[cell(128, 2.0), cell(1024, 3.0)]);
         assert_eq!(drawn.matches("<polyline").count(), 1);
