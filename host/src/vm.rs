@@ -355,7 +355,7 @@ impl Vm {
     pub fn power_on(&self) -> Result<(), HostError> {
         let mut machine = self.build(Origin::Fresh)?;
         blockers::check_only_migratable(&self.options, Some(&machine))?;
-        let later = self.options.paused && memory::lasting_file(&self.options.memory).is_some();
+        let later = self.options.paused && memory::lasting(&self.options.memory).is_some();
         if !later {
             machine.boot()?;
         }

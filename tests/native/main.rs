@@ -30,6 +30,7 @@ mod power;
 mod replace;
 mod runstate;
 mod settings;
+mod store;
 mod suspend;
 mod systemd;
 mod texts;

@@ -258,7 +258,9 @@ fn the_units_that_are_shipped_say_what_baton_understands() -> Result<()> {
         .find_map(|line| line.strip_prefix("ARGUMENTS=\""))
         .and_then(|line| line.strip_suffix('"'))
         .context("example.conf says no ARGUMENTS")?;
+    ensure!(value(&service, "FileDescriptorStoreMax")? == "1");
     let line = start.replace("$ARGUMENTS", arguments).replace("%i", "web");
+    let line = line.replace("$INCOMING", "");
     let programs = Vmm::Baton.programs()?;
     let mut command = Command::new(&programs.binary);
     command.args(line.split_whitespace().skip(1));

@@ -57,6 +57,10 @@ pub(super) const KINDS: [(&str, &[(&str, &str)]); 6] = [
                 "seal=on|off",
                 "forbid that the file changes its size (default on)",
             ),
+            (
+                "fdstore=on|off",
+                "the service manager holds it during cpr-reboot (default off)",
+            ),
         ],
     ),
     (
@@ -139,6 +143,8 @@ pub enum BackendKind {
         hugetlb: Option<HugePages>,
         /// `seal=`: the memfd cannot change its size.
         seal: bool,
+        /// `fdstore=`: the service manager holds it while no process has it open.
+        fdstore: bool,
     },
     /// `memory-backend-ram`: anonymous memory.
     Ram,
@@ -255,6 +261,13 @@ impl MemoryBackend {
             "memory-backend-shm" => (BackendKind::Shm, true),
             _ => (BackendKind::Ram, share.unwrap_or(false)),
         };
+        if !share && matches!(kind, BackendKind::Memfd { fdstore: true, .. }) {
+            return Err(
+                "Parameter 'fdstore' needs share=on: what is written to memory that is not shared \
+                 is gone with the process"
+                    .to_owned(),
+            );
+        }
         pairs.finish(&owner)?;
         let backend = Self {
             id,
@@ -274,6 +287,7 @@ impl MemoryBackend {
             true => BackendKind::Memfd {
                 hugetlb: None,
                 seal: true,
+                fdstore: false,
             },
             false => BackendKind::Ram,
         };
@@ -330,6 +344,7 @@ fn memfd(pairs: &mut Pairs) -> Result<BackendKind, String> {
     Ok(BackendKind::Memfd {
         hugetlb,
         seal: pairs.switch("seal")?.unwrap_or(true),
+        fdstore: pairs.switch("fdstore")?.unwrap_or(false),
     })
 }
 
@@ -424,6 +439,16 @@ mod tests {
                 BackendKind::Memfd {
                     hugetlb: None,
                     seal: true,
+                    fdstore: false,
+                },
+            ),
+            (
+                "memory-backend-memfd,id=m,size=1G,fdstore=on",
+                true,
+                BackendKind::Memfd {
+                    hugetlb: None,
+                    seal: true,
+                    fdstore: true,
                 },
             ),
             (
@@ -432,6 +457,7 @@ mod tests {
                 BackendKind::Memfd {
                     hugetlb: Some(HugePages::Default),
                     seal: false,
+                    fdstore: false,
                 },
             ),
             (
@@ -440,6 +466,7 @@ mod tests {
                 BackendKind::Memfd {
                     hugetlb: Some(HugePages::Of(2 << 20)),
                     seal: true,
+                    fdstore: false,
                 },
             ),
             ("memory-backend-ram,id=m,size=1G", false, BackendKind::Ram),
@@ -508,6 +535,15 @@ mod tests {
             (
                 "memory-backend-shm,id=m,size=2M,share=off",
                 "Property 'memory-backend-shm.share' must be on",
+            ),
+            (
+                "memory-backend-memfd,id=m,size=2M,share=off,fdstore=on",
+                "Parameter 'fdstore' needs share=on: what is written to memory that is not shared \
+                 is gone with the process",
+            ),
+            (
+                "memory-backend-ram,id=m,size=2M,share=on,fdstore=on",
+                "Property 'memory-backend-ram.fdstore' not found",
             ),
         ] {
             assert_eq!(parse(text).unwrap_err(), reason, "{text}");

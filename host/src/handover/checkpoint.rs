@@ -13,7 +13,8 @@ use baton_migration::{HostError, Mode};
 use super::source::Source;
 use super::{passed, pauses, producer};
 use crate::machine::Machine;
-use crate::memory::{self, Ram, Stopped};
+use crate::memory::{self, Lasting, Ram, Stopped};
+use crate::systemd;
 use crate::vm::Vm;
 
 /// A checkpoint that has begun.
@@ -93,8 +94,9 @@ impl CheckpointHost for Source {
         self.machine(Machine::disk_files)??.write_back()?;
         let ram = self.machine(|machine| Arc::clone(machine.ram()))?;
         match stays_in_place(self.vm(), &ram) {
-            true => ram.write_back(),
-            false => Ok(()),
+            Some(Lasting::File(_)) => ram.write_back(),
+            Some(Lasting::Store(_)) => Ok(systemd::store_has_room()?),
+            None => Ok(()),
         }
     }
 
@@ -105,21 +107,24 @@ impl CheckpointHost for Source {
         // What the guest was told is on its disks must be there for whoever loads it.
         self.machine(Machine::disk_files)??.write_back()?;
         let ram = self.machine(|machine| Arc::clone(machine.ram()))?;
-        if stays_in_place(self.vm(), &ram) {
-            ram.write_back()?;
-            return Ok(None);
+        match stays_in_place(self.vm(), &ram) {
+            Some(Lasting::File(_)) => ram.write_back()?,
+            Some(Lasting::Store(name)) => {
+                let file = ram.shared_file().ok_or("The RAM is not shared")??;
+                systemd::store(&name, &file)?;
+            }
+            None => return Ok(Some(Arc::new(Stopped(ram)))),
         }
-        Ok(Some(Arc::new(Stopped(ram))))
+        Ok(None)
     }
 }
 
-/// Whether RAM is left in the file behind it.
-fn stays_in_place(vm: &Vm, ram: &Ram) -> bool {
+/// Where RAM is left, if it is.
+fn stays_in_place<'a>(vm: &'a Vm, ram: &Ram) -> Option<Lasting<'a>> {
     let wanted = vm
         .state()
         .settings
         .capabilities
         .contains(Capability::XIgnoreShared);
-    let file = memory::lasting_file(&vm.options.memory);
-    wanted && file.is_some_and(|path| ram.stays_in(path))
+    memory::lasting(&vm.options.memory).filter(|place| wanted && ram.stays_in(place))
 }

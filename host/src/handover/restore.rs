@@ -101,7 +101,7 @@ fn make_way(vm: &Vm) -> Result<bool, HostError> {
                 .into());
             }
         }
-        if !state.unbooted && memory::lasting_file(&vm.options.memory).is_some() {
+        if !state.unbooted && memory::lasting(&vm.options.memory).is_some() {
             return Err(
                 "A guest has been booted in the file of the memory backend, and another cannot \
                  have stayed in it; start Baton with -incoming defer"
@@ -232,6 +232,8 @@ impl RestoreHost for Restore {
         }
         // Clients are told next: whatever they want then is not too early.
         state.migration_over();
+        drop(state);
+        memory::leave_store(&vm.options.memory);
         vm.arrived();
         Ok(())
     }

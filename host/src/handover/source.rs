@@ -16,6 +16,7 @@ use super::monitors::OfferedMonitors;
 use crate::blockers::Objections;
 use crate::machine::events::MachineEvent;
 use crate::machine::{GlobalState, HostTime, Machine};
+use crate::memory;
 use crate::runstate::RunState;
 use crate::systemd;
 use crate::vm::Vm;
@@ -121,7 +122,7 @@ impl SourceHost for Source {
     }
 
     fn preview(&mut self, out: &mut SectionWriter<'_>) -> Result<(), HostError> {
-        crate::memory::warm_program();
+        memory::warm_program();
         self.machine(|machine| machine.preview(out))?
     }
 
@@ -188,6 +189,9 @@ impl SourceHost for Source {
     }
 
     fn resume(&mut self, _proof: Reclaimed) {
+        if self.kept_in.is_some() {
+            memory::leave_store(&self.vm.options.memory);
+        }
         self.vm.chardevs.resume();
         self.monitors.shut(&self.vm, false);
         let settled = std::mem::take(&mut self.settled);

@@ -14,13 +14,19 @@ use nix::sys::stat::Mode;
 
 use crate::cli::{BackendKind, HugePages, MemoryBackend};
 use crate::fdset::{self, Access};
+use crate::systemd;
+
+use super::Lasting;
 
 /// Opens or creates what `config` describes; nothing for anonymous private memory. The error says
 /// what is wrong and what to do.
 pub(super) fn open(config: &MemoryBackend) -> Result<Option<File>, String> {
     match &config.kind {
         BackendKind::File { path, .. } => file(path, config.size).map(Some),
-        BackendKind::Memfd { hugetlb, seal } => {
+        BackendKind::Memfd { hugetlb, seal, .. } => {
+            if let Some(Lasting::Store(name)) = super::lasting(config) {
+                store_is_free(&name)?;
+            }
             memfd(&config.id.to_string(), config.size, hugetlb.as_ref(), *seal).map(Some)
         }
         BackendKind::Shm => shm(config.size).map(Some),
@@ -31,15 +37,50 @@ pub(super) fn open(config: &MemoryBackend) -> Result<Option<File>, String> {
     }
 }
 
+/// Whether there is a store, and no guest in it that memory made anew would push out.
+fn store_is_free(name: &str) -> Result<(), String> {
+    systemd::store_has_room().map_err(|e| format!("{e}, or leave fdstore=on out"))?;
+    match systemd::is_stored(name) {
+        true => Err(format!(
+            "the service manager's store has '{name}', the RAM of a guest that was kept; load that \
+             with -incoming, or give it up with 'systemctl clean --what=fdstore UNIT'"
+        )),
+        false => Ok(()),
+    }
+}
+
 /// Opens the file that a guest was left in; nothing is made.
 pub(super) fn in_place(config: &MemoryBackend) -> Result<File, String> {
-    let Some(path) = super::lasting_file(config) else {
-        return Err(
-            "the guest's RAM stayed in its shared file, and this backend has none; use the \
-             memory-backend-file,share=on it had"
+    match super::lasting(config) {
+        Some(Lasting::File(path)) => left_in_file(path, config.size),
+        Some(Lasting::Store(name)) => left_in_store(&name, config.size),
+        None => Err(
+            "the guest's RAM stayed where it was, and this backend has no such place; use the \
+             memory-backend-file,share=on or memory-backend-memfd,fdstore=on it had"
                 .to_owned(),
-        );
-    };
+        ),
+    }
+}
+
+fn left_in_store(name: &str, size: u64) -> Result<File, String> {
+    let stored = systemd::stored(name).ok_or_else(|| {
+        format!(
+            "the guest stayed in '{name}' of the service manager's store, and this process was not \
+             given that; start it as the same service, which must not have been stopped meanwhile \
+             unless it has FileDescriptorStorePreserve=yes"
+        )
+    })?;
+    let file = File::from(stored.map_err(|e| format!("cannot be duplicated: {e}"))?);
+    match length(&file)? {
+        held if held != size => Err(format!(
+            "the guest stayed in '{name}' of the service manager's store, which has {held} bytes \
+             and not {size}; give the backend the size it had"
+        )),
+        _ => Ok(file),
+    }
+}
+
+fn left_in_file(path: &Path, size: u64) -> Result<File, String> {
     let shown = path.display();
     let opened = fdset::open(path, Access::READ_WRITE).unwrap_or_else(|| {
         OpenOptions::new()
@@ -55,10 +96,9 @@ pub(super) fn in_place(config: &MemoryBackend) -> Result<File, String> {
         )
     })?;
     match length(&file)? {
-        held if held < config.size => Err(format!(
-            "'{shown}', which the guest stayed in, holds {held} bytes and not {}; name the file it \
-             was saved with",
-            config.size
+        held if held < size => Err(format!(
+            "'{shown}', which the guest stayed in, holds {held} bytes and not {size}; name the file \
+             it was saved with"
         )),
         _ => Ok(file),
     }

@@ -14,6 +14,7 @@ use vm_memory::{Bytes, FileOffset, GuestAddress, GuestMemoryBackend, GuestMemory
 
 use super::Ram;
 use crate::cli::{BackendKind, IMPLICIT_RAM_ID, MemoryBackend};
+use crate::systemd;
 
 /// What the RAM of a new machine holds at first.
 #[derive(Debug)]
@@ -40,19 +41,46 @@ pub fn wants_mapping(config: &MemoryBackend) -> bool {
     implicit || !(config.share || huge)
 }
 
-/// The path of the shared file that RAM can stay in while no process has it open.
-pub fn lasting_file(config: &MemoryBackend) -> Option<&Path> {
+/// Where RAM can stay while no process has it open.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Lasting<'a> {
+    /// In the shared file of this path.
+    File(&'a Path),
+    /// In the service manager's descriptor store, under this name.
+    Store(String),
+}
+
+/// Where RAM of this backend can stay, if it can.
+pub fn lasting(config: &MemoryBackend) -> Option<Lasting<'_>> {
     match &config.kind {
-        BackendKind::File { path, .. } if config.share && !path.is_dir() => Some(path),
+        BackendKind::File { path, .. } if config.share && !path.is_dir() => {
+            Some(Lasting::File(path))
+        }
+        BackendKind::Memfd { fdstore: true, .. } => {
+            Some(Lasting::Store(format!("ram-{}", config.id)))
+        }
         _ => None,
     }
 }
 
+/// Takes RAM that a process has from now on out of the store, if it may be there. The state file that
+/// would be loaded with it is not whole, or is marked.
+pub fn leave_store(config: &MemoryBackend) {
+    if let Some(Lasting::Store(name)) = lasting(config)
+        && let Err(e) = systemd::unstore(&name)
+    {
+        tracing::warn!("{e}");
+    }
+}
+
 impl Ram {
-    /// Whether `path` still names the file behind it, so that a guest can stay in there.
-    pub fn stays_in(&self, path: &Path) -> bool {
+    /// Whether a guest can stay there: a file must still be the one behind it.
+    pub fn stays_in(&self, lasting: &Lasting<'_>) -> bool {
         let Some(file) = self.backing.as_ref().filter(|_| self.share) else {
             return false;
+        };
+        let Lasting::File(path) = lasting else {
+            return true;
         };
         match (file.metadata(), path.metadata()) {
             (Ok(open), Ok(named)) => (open.dev(), open.ino()) == (named.dev(), named.ino()),
@@ -252,10 +280,10 @@ mod tests {
         assert!(error.to_string().contains("the guest stayed in"), "{error}");
         assert!(!path.exists());
         let ram = Ram::new(&config, None, Contents::New).unwrap();
-        assert!(ram.stays_in(&path));
+        assert!(ram.stays_in(&Lasting::File(&path)));
         Ram::new(&config, None, Contents::InPlace).unwrap();
         std::fs::remove_file(&path).unwrap();
-        assert!(!ram.stays_in(&path));
+        assert!(!ram.stays_in(&Lasting::File(&path)));
         std::fs::remove_dir_all(folder).unwrap();
     }
 

@@ -15,7 +15,7 @@ use baton_migration::checkpoint::RamSource;
 use baton_migration::precopy::{LiveRam, PAGE, PageSet};
 use vm_memory::{Bytes, GuestMemoryBackend, GuestMemoryRegion, MemoryRegionAddress, MmapRegion};
 
-use super::{Ram, Stopped, lasting_file};
+use super::{Lasting, Ram, Stopped, lasting};
 use crate::cli::MemoryBackend;
 
 /// A bitmap for each region of RAM, with a bit a page, lowest first.
@@ -143,7 +143,11 @@ pub fn file_identity(config: &MemoryBackend) -> Option<String> {
         share: true,
         ..config.clone()
     };
-    identity(lasting_file(&shared)?)
+    match lasting(&shared)? {
+        Lasting::File(path) => identity(path),
+        // Nobody has it but who is given it.
+        Lasting::Store(_) => None,
+    }
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ mod live;
 mod program;
 mod warm;
 
-pub use kept::{Contents, Stopped, lasting_file, wants_mapping};
+pub use kept::{Contents, Lasting, Stopped, lasting, leave_store, wants_mapping};
 pub use live::{Live, file_identity};
 pub use program::warm_program;
 
@@ -222,6 +222,7 @@ mod tests {
                 "memory-backend-memfd" => BackendKind::Memfd {
                     hugetlb: None,
                     seal: true,
+                    fdstore: false,
                 },
                 _ => BackendKind::Ram,
             },

@@ -117,11 +117,16 @@ pub(super) fn backend(kind: &BackendKind) -> (&'static str, Vec<(&'static str, V
                 ("discard-data", (*discard_data).into()),
             ],
         ),
-        BackendKind::Memfd { hugetlb, seal } => (
+        BackendKind::Memfd {
+            hugetlb,
+            seal,
+            fdstore,
+        } => (
             "memory-backend-memfd",
             vec![
                 ("hugetlb", hugetlb.is_some().into()),
                 ("seal", (*seal).into()),
+                ("fdstore", (*fdstore).into()),
             ],
         ),
         BackendKind::Ram => ("memory-backend-ram", vec![]),

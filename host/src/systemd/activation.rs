@@ -52,6 +52,19 @@ pub fn take(name: &str) -> Option<OwnedFd> {
     Some(inherited.remove(at).1)
 }
 
+/// Whether there is a descriptor of that name.
+pub fn holds(name: &str) -> bool {
+    let inherited = INHERITED.lock().unwrap_or_else(PoisonError::into_inner);
+    inherited.iter().any(|(own, _)| own == name)
+}
+
+/// A duplicate of the descriptor of that name, which stays where it is.
+pub fn find(name: &str) -> Option<std::io::Result<OwnedFd>> {
+    let inherited = INHERITED.lock().unwrap_or_else(PoisonError::into_inner);
+    let (_, fd) = inherited.iter().find(|(own, _)| own == name)?;
+    Some(fd.try_clone())
+}
+
 /// Numbers and names of what belongs to the process `own`.
 fn listed(owner: &str, count: &str, names: Option<&str>, own: u32) -> Vec<(RawFd, String)> {
     let count = count.parse().ok().filter(|n| (0..=MOST).contains(n));

@@ -3,6 +3,8 @@
 
 mod activation;
 mod notify;
+mod store;
 
-pub use activation::{inherit, take};
+pub use activation::{find as stored, holds as is_stored, inherit, take};
 pub use notify::{Watchdog, ready, reloading, stopping, succeeded, took_over};
+pub use store::{has_room as store_has_room, put as store, remove as unstore};

@@ -10,7 +10,7 @@ use std::time::Duration;
 use nix::time::{ClockId, clock_gettime};
 
 /// Names the manager's socket. It stays in the environment, for whoever goes on with the guest.
-const SOCKET: &str = "NOTIFY_SOCKET";
+pub(super) const SOCKET: &str = "NOTIFY_SOCKET";
 /// How often it wants to hear of the process, in microseconds.
 const INTERVAL: &str = "WATCHDOG_USEC";
 /// Whose task that is; everybody's if nothing is said.
@@ -61,14 +61,21 @@ fn notify(state: &str) {
 }
 
 fn send(socket: &OsStr, state: &str) -> std::io::Result<()> {
+    let datagram = connected(socket)?;
+    // A manager that does not read must not hold anybody up.
+    datagram.set_nonblocking(true)?;
+    datagram.send(state.as_bytes()).map(drop)
+}
+
+/// A socket whose messages go to the manager.
+pub(super) fn connected(socket: &OsStr) -> std::io::Result<UnixDatagram> {
     let address = match socket.as_bytes().strip_prefix(b"@") {
         Some(name) => SocketAddr::from_abstract_name(name)?,
         None => SocketAddr::from_pathname(socket)?,
     };
     let datagram = UnixDatagram::unbound()?;
-    // A manager that does not read must not hold anybody up.
-    datagram.set_nonblocking(true)?;
-    datagram.send_to_addr(state.as_bytes(), &address).map(drop)
+    datagram.connect_addr(&address)?;
+    Ok(datagram)
 }
 
 /// Tells the manager again and again that the process is alive, if that wants to know.
