@@ -5,12 +5,13 @@ use baton_testkit::console::Console;
 use baton_testkit::machine::Main;
 use baton_testkit::qmp::Qmp;
 use baton_testkit::report::{SERIAL_LINES, SERIAL_RX};
-use baton_testkit::transfer::{begin, execute_successor, outcome, succeed};
+use baton_testkit::transfer::{begin, begin_exec_at, execute_successor, outcome, succeed};
 use baton_testkit::wait::{PATIENCE, wait_for};
 use baton_testkit::{Machine, Serial, needs_baton};
 use nix::sys::signal::Signal;
-use serde_json::json;
-use std::os::unix::net::UnixListener;
+use serde_json::{Value, json};
+use std::io::{ErrorKind, Read};
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 
 use crate::setup;
@@ -349,6 +350,66 @@ fn a_ring_buffer_moves_along() -> Result<()> {
     let answer = machine.execute("ringbuf-read", &ask)?;
     ensure!(answer == "remember", "{answer}");
     machine.quit()
+}
+
+/// What came and went while the process ran is so after an update, and after a program that fails.
+#[test]
+fn what_has_come_and_gone_stays_so() -> Result<()> {
+    needs_baton!();
+    let mut machine = setup()?.extra(["-chardev", "null,id=old"]).boot()?;
+    machine.execute("chardev-remove", &json!({ "id": "old" }))?;
+    let ring = json!({ "type": "ringbuf", "data": { "size": 64 } });
+    machine.execute("chardev-add", &json!({ "id": "ring", "backend": ring }))?;
+    let unix = json!({ "type": "unix", "data": { "path": "extra.sock" } });
+    let socket = json!({ "type": "socket", "data": { "addr": unix, "wait": false } });
+    machine.execute("chardev-add", &json!({ "id": "extra", "backend": socket }))?;
+    let mut client = UnixStream::connect(machine.file("extra.sock"))?;
+    wait_for("the client to be noticed", PATIENCE, || {
+        let row = chardev(&mut machine, "extra")?.unwrap_or_default();
+        let name = row["filename"].as_str().unwrap_or_default();
+        Ok((!name.starts_with("disconnected:")).then_some(()))
+    })?;
+    client.set_nonblocking(true)?;
+    let mut is_so = |machine: &mut Machine, step: &str| -> Result<()> {
+        ensure!(chardev(machine, "old")?.is_none(), "{step}: it is back");
+        let ask = json!({ "device": "ring", "size": 64 });
+        let kept = machine.execute("ringbuf-read", &ask)?;
+        ensure!(kept == step, "{step}: {kept}");
+        let read = client.read(&mut [0]).map_err(|e| e.kind());
+        ensure!(read == Err(ErrorKind::WouldBlock), "{step}: {read:?}");
+        Ok(())
+    };
+    let remember = |machine: &mut Machine, step: &str| {
+        machine.execute("ringbuf-write", &json!({ "device": "ring", "data": step }))
+    };
+    remember(&mut machine, "way back")?;
+    let mut command = machine.command();
+    let said = ["-chardev", "ringbuf,id=ring,size=64"];
+    command.extend(said.map(str::to_owned));
+    let said = [
+        "-chardev",
+        "socket,id=extra,path=extra.sock,server=on,wait=off",
+    ];
+    command.extend(said.map(str::to_owned));
+    machine.want_fault("successor-load", "error")?;
+    begin_exec_at(&mut machine, &command, None)?;
+    let info = outcome(&mut machine)?;
+    ensure!(info["status"] == "failed", "{info}");
+    machine.wait_status("running")?;
+    is_so(&mut machine, "way back")?;
+    for mode in ["cpr-transfer", "cpr-exec"] {
+        remember(&mut machine, mode)?;
+        machine.update(&["--mode", mode])?;
+        is_so(&mut machine, mode)?;
+    }
+    Ok(())
+}
+
+/// What `query-chardev` tells of one.
+fn chardev(machine: &mut Machine, id: &str) -> Result<Option<Value>> {
+    let all = machine.execute("query-chardev", &json!({}))?;
+    let mut all = all.as_array().cloned().unwrap_or_default().into_iter();
+    Ok(all.find(|row| row["label"] == id))
 }
 
 /// Reads until a line that has `text` in it: prompts have no line of their own.

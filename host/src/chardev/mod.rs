@@ -80,6 +80,10 @@ struct State {
     /// A handover is under way: connections neither begin nor are accepted, since the other process
     /// could not have them.
     frozen: bool,
+    /// Ids of the command line's that were removed.
+    gone: Vec<String>,
+    /// Those that come beside the command line's when that is opened.
+    later: Vec<Chardev>,
     serving: bool,
     wake: Wake,
     wish: Option<Wish>,
@@ -87,8 +91,19 @@ struct State {
     monitors: Option<Arc<Serve>>,
 }
 
+/// How the character devices differ from those of the command line.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct Changes {
+    /// Those that have come.
+    pub come: Vec<Chardev>,
+    /// The ids of those that have gone.
+    pub gone: Vec<String>,
+}
+
 struct Entry {
     config: Chardev,
+    /// It has come since the process was started.
+    added: bool,
     /// Who uses it, and how often it was asked for.
     users: BTreeMap<String, u32>,
     kind: Kind,
@@ -116,6 +131,8 @@ impl Chardevs {
             all: BTreeMap::new(),
             preserved: None,
             frozen: false,
+            gone: Vec::new(),
+            later: Vec::new(),
             serving: false,
             wake: wake.clone(),
             wish: None,
@@ -155,17 +172,23 @@ impl Chardevs {
         preserved: Option<&Arc<FdTable>>,
         restoring: bool,
     ) -> Result<(), String> {
-        for config in configs {
+        let (gone, later) = {
+            let mut state = self.state();
+            (state.gone.clone(), std::mem::take(&mut state.later))
+        };
+        let said = configs.iter().map(|config| (config, false));
+        let said = said.filter(|(config, _)| !gone.iter().any(|id| id == config.id.as_str()));
+        for (config, added) in said.chain(later.iter().map(|config| (config, true))) {
             // Nobody else is held up while a client is waited for.
             let kind = open::open(config, preserved.map(|table| &**table), restoring)
                 .map_err(|e| format!("Character device '{}': {e}", config.id))?;
-            self.insert(config, kind)?;
+            self.insert(config, kind, added)?;
         }
         self.state().preserved = preserved.cloned();
         Ok(())
     }
 
-    fn insert(&self, config: &Chardev, kind: Kind) -> Result<(), String> {
+    fn insert(&self, config: &Chardev, kind: Kind, added: bool) -> Result<(), String> {
         let mut state = self.state();
         if state.all.contains_key(config.id.as_str()) {
             return Err(format!("Chardev with id '{}' already exists", config.id));
@@ -177,6 +200,7 @@ impl Chardevs {
         }
         let entry = Entry {
             config: config.clone(),
+            added,
             users: BTreeMap::new(),
             kind,
             offered: false,
@@ -212,7 +236,7 @@ impl Chardevs {
             Kind::Relayed(relayed) => relayed.pty().map(|path| path.display().to_string()),
             Kind::Direct(_) => None,
         };
-        self.insert(config, kind)?;
+        self.insert(config, kind, true)?;
         Ok(pty)
     }
 
@@ -228,6 +252,9 @@ impl Chardevs {
         }
         if state.frozen {
             return Err("There's a migration process in progress".to_owned());
+        }
+        if !entry.added {
+            state.gone.push(id.to_owned());
         }
         state.all.remove(id);
         drop(state);
@@ -281,6 +308,22 @@ impl Chardevs {
                 relayed.relay.detach(user, Instant::now());
             }
         }
+    }
+
+    /// What has come and gone since the command line was opened.
+    pub fn changes(&self) -> Changes {
+        let state = self.state();
+        let come = state.all.values().filter(|entry| entry.added);
+        Changes {
+            come: come.map(|entry| entry.config.clone()).collect(),
+            gone: state.gone.clone(),
+        }
+    }
+
+    /// Has [`Self::open`] make these changes, which another process's devices had.
+    pub fn expect(&self, changes: Changes) {
+        let mut state = self.state();
+        (state.later, state.gone) = (changes.come, changes.gone);
     }
 
     /// What the character devices are that there are now.

@@ -1,7 +1,9 @@
 //! `-chardev`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
+
+use serde_json::{Map, Value};
 
 use super::nearest::hint;
 use super::number;
@@ -31,6 +33,69 @@ pub(crate) fn parse(text: &str) -> Result<Chardev, String> {
         mux,
         monitors,
     })
+}
+
+/// What [`parse`] reads as this one; the monitors on it are another option's.
+pub(crate) fn option(chardev: &Chardev) -> Value {
+    let mut pairs = Map::new();
+    let mut say = |key: &str, value: Value| pairs.insert(key.to_owned(), value);
+    let text = |path: &Path| Value::from(path.to_string_lossy());
+    say("backend", chardev.backend.name().into());
+    say("id", chardev.id.as_str().into());
+    say("mux", chardev.mux.into());
+    match &chardev.backend {
+        ChardevBackend::Null | ChardevBackend::Pty { link: None } => {}
+        ChardevBackend::Stdio { signal } => {
+            say("signal", (*signal).into());
+        }
+        ChardevBackend::File {
+            path,
+            append,
+            input,
+        } => {
+            say("path", text(path));
+            say("append", (*append).into());
+            if let Some(input) = input {
+                say("input-path", text(input));
+            }
+        }
+        ChardevBackend::Pipe { path } | ChardevBackend::Pty { link: Some(path) } => {
+            say("path", text(path));
+        }
+        ChardevBackend::Ringbuf { size } => {
+            say("size", (*size).into());
+        }
+        ChardevBackend::Socket(socket) => {
+            match &socket.address {
+                ChardevAddress::Unix(path) => {
+                    say("path", text(path));
+                }
+                ChardevAddress::Abstract { name, tight } => {
+                    say("path", name.as_str().into());
+                    say("abstract", true.into());
+                    say("tight", (*tight).into());
+                }
+                ChardevAddress::Tcp { host, port } => {
+                    say("host", host.as_str().into());
+                    say("port", port.to_string().into());
+                }
+            }
+            say("nodelay", socket.nodelay.into());
+            match socket.role {
+                SocketRole::Server { wait } => {
+                    say("server", true.into());
+                    say("wait", wait.into());
+                }
+                SocketRole::Client { reconnect } => {
+                    let ms = reconnect.map(|time| time.as_millis().to_string());
+                    if let Some(ms) = ms {
+                        say("reconnect-ms", ms.into());
+                    }
+                }
+            }
+        }
+    }
+    pairs.into()
 }
 
 fn backend(name: &str, pairs: &mut Pairs) -> Result<ChardevBackend, String> {
@@ -289,6 +354,28 @@ mod tests {
             assert!(!chardev.mux);
         }
         assert!(parse("stdio,mux=on,id=c").unwrap().mux);
+    }
+
+    #[test]
+    fn what_there_is_can_be_said_again() {
+        for text in [
+            "null,id=c",
+            "null,id=c,mux=on",
+            "stdio,id=c,signal=off",
+            "file,id=c,path=/a,,b,append=on,input-path=/b",
+            "pipe,id=c,path=/p",
+            "pty,id=c",
+            "pty,id=c,path=/tty",
+            "ringbuf,id=c,size=1K",
+            "socket,id=c,path=/s,server=on,wait=off",
+            "socket,id=c,path=n,abstract=on,tight=off,reconnect=2",
+            "socket,id=c,host=::1,port=44,nodelay=on",
+            "socket,id=c,host=,port=44,server=on",
+        ] {
+            let chardev = parse(text).unwrap();
+            let said = option(&chardev).to_string();
+            assert_eq!(parse(&said), Ok(chardev), "{said}");
+        }
     }
 
     #[test]

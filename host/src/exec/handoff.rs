@@ -39,6 +39,12 @@ pub struct OldProgram {
     /// Its objects that have come.
     #[serde(default)]
     pub objects: Vec<Object>,
+    /// Its character devices that have come, each as the JSON of a `-chardev`.
+    #[serde(default)]
+    pub chardevs: Vec<String>,
+    /// The ids of those that have gone.
+    #[serde(default)]
+    pub chardevs_gone: Vec<String>,
     /// The devices it has if some have come or gone since it was started: each as the JSON that
     /// `device_add` takes.
     #[serde(default)]
@@ -161,6 +167,8 @@ mod tests {
             plugins: vec![(ByteBuf::from(*b"/a.so"), 8)],
             nodes: vec!["{}".into()],
             objects: vec![Object::default()],
+            chardevs: vec!["{}".into()],
+            chardevs_gone: vec!["c".into()],
             devices: Some(vec!["{}".into()]),
         }
     }

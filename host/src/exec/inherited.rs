@@ -19,7 +19,8 @@ use serde_bytes::ByteBuf;
 use super::handoff::{self, Handoff, Monitors, OldProgram};
 use super::program::{FAILED, STATE};
 use super::{fds, holder};
-use crate::cli::DeviceOption;
+use crate::chardev::Changes;
+use crate::cli::{DeviceOption, chardev};
 use crate::monitor::Kept;
 use crate::nodes::Nodes;
 
@@ -122,6 +123,15 @@ impl Inherited {
     /// The old program's objects that its arguments do not say.
     pub fn objects(&self) -> Vec<Object> {
         self.old.objects.clone()
+    }
+
+    /// What of the old program's character devices its arguments do not say.
+    pub fn chardevs(&self) -> Result<Changes, HostError> {
+        let come = self.old.chardevs.iter().map(|text| chardev::parse(text));
+        Ok(Changes {
+            come: come.collect::<Result<_, _>>()?,
+            gone: self.old.chardevs_gone.clone(),
+        })
     }
 
     /// The devices that the old program has, if its arguments do not say so.

@@ -682,7 +682,8 @@ fn create_devices(
     preserved: Option<&Arc<FdTable>>,
     slots: &mut Slots<'_>,
 ) -> Result<Vec<MachineDevice>, HostError> {
-    let backends = cli::Backends::new(wanted.drives, &options.chardevs);
+    let chardevs = slots.chardevs.configs();
+    let backends = cli::Backends::new(wanted.drives, &chardevs);
     let backends = backends.with_netdevs(&options.netdevs);
     let mut backends = backends.with_objects(wanted.objects);
     let mut devices = Vec::new();

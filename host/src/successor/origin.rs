@@ -8,7 +8,7 @@ use baton_migration::HostError;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::cli::Options;
+use crate::cli::{Options, chardev};
 use crate::objects;
 use crate::plugin;
 use crate::vm::Vm;
@@ -41,6 +41,12 @@ pub struct Origin {
     /// Objects that were added since, each as the JSON of an `-object`.
     #[serde(default)]
     pub objects: Vec<Value>,
+    /// Character devices that were added since, each as the JSON of a `-chardev`.
+    #[serde(default)]
+    pub chardevs: Vec<Value>,
+    /// The ids of those that were removed since.
+    #[serde(default)]
+    pub chardevs_gone: Vec<String>,
     /// `BATON_PLUGIN_PATH` of its environment.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub plugin_path: Option<String>,
@@ -82,6 +88,7 @@ pub fn describe(vm: &Vm) -> Result<Origin, HostError> {
         let objects = state.objects.iter().map(objects::arguments).collect();
         (state.nodes.arguments()?, objects)
     };
+    let chardevs = vm.chardevs.changes();
     let own = Path::new("/proc/self/exe");
     let link = std::fs::read_link(own)
         .map_err(|e| format!("This program's own file cannot be found: {e}"))?;
@@ -104,6 +111,8 @@ pub fn describe(vm: &Vm) -> Result<Origin, HostError> {
         arguments,
         blockdevs,
         objects,
+        chardevs: chardevs.come.iter().map(chardev::option).collect(),
+        chardevs_gone: chardevs.gone,
         plugin_path: std::env::var(plugin::PATH_VARIABLE).ok(),
         standard_streams: standard_streams(&vm.options),
     })

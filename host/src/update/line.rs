@@ -28,14 +28,29 @@ impl Device {
     }
 }
 
+/// What a process has by now.
+#[derive(Default)]
+pub(super) struct Changed<'a> {
+    /// What its arguments do not say: options with their values.
+    pub(super) added: &'a [(&'a str, Value)],
+    /// Ids of character devices that its arguments may say and that have gone.
+    pub(super) chardevs_gone: &'a [String],
+    /// All its devices.
+    pub(super) devices: &'a [Device],
+}
+
 /// The arguments of a process that has the same machine as one that was started with `arguments` and has
-/// `devices` by now, and beside what the arguments say also `added`: options with their values. Plugins
-/// are looked for in `plugins` instead of where `-plugin` says.
+/// `changed` since. Plugins are looked for in `plugins` instead of where `-plugin` says.
 pub(super) fn successor(
     arguments: &[String],
-    (added, devices): (&[(&str, Value)], &[Device]),
+    changed: &Changed<'_>,
     plugins: Option<&Path>,
 ) -> Result<Vec<String>, HostError> {
+    let Changed {
+        added,
+        chardevs_gone,
+        devices,
+    } = changed;
     let mut line = Vec::new();
     let options = cli::split(arguments)?;
     let id = |(option, value): &(String, Option<String>)| match value {
@@ -51,6 +66,11 @@ pub(super) fn successor(
             continue;
         }
         let (option, value) = said;
+        let chardev = value.as_deref().filter(|_| option == "chardev");
+        let chardev = chardev.and_then(|value| cli::chardev::parse(value).ok());
+        if chardev.is_some_and(|chardev| chardevs_gone.iter().any(|id| id == chardev.id.as_str())) {
+            continue;
+        }
         let own = OF_ITS_START.contains(&option.as_str());
         let replaced = plugins.is_some() && option == "plugin";
         if !own && !replaced {
@@ -75,6 +95,13 @@ pub(super) fn successor(
 mod tests {
     use super::*;
 
+    fn with(devices: &[Device]) -> Changed<'_> {
+        Changed {
+            devices,
+            ..Changed::default()
+        }
+    }
+
     fn words(text: &str) -> Vec<String> {
         text.split(' ').map(str::to_owned).collect()
     }
@@ -82,18 +109,18 @@ mod tests {
     #[test]
     fn what_was_meant_for_the_start_is_left_out_however_it_is_written() {
         let said = "-m 1G -incoming unix:a --incoming=defer -S -kernel -S -append S";
-        let line = successor(&words(said), (&[], &[]), None).unwrap();
+        let line = successor(&words(said), &Changed::default(), None).unwrap();
         assert_eq!(line, words("-m 1G -kernel -S -append S"));
-        assert_eq!(successor(&line, (&[], &[]), None).unwrap(), line);
+        assert_eq!(successor(&line, &Changed::default(), None).unwrap(), line);
     }
 
     #[test]
     fn a_folder_of_plugins_takes_the_place_of_all_that_were_said() {
         let said = words("-plugin a -m 1G -plugin=b");
-        let line = successor(&said, (&[], &[]), Some(Path::new("/new"))).unwrap();
+        let line = successor(&said, &Changed::default(), Some(Path::new("/new"))).unwrap();
         assert_eq!(line, words("-m 1G -plugin /new"));
         assert_eq!(
-            successor(&line, (&[], &[]), Some(Path::new("/new"))).unwrap(),
+            successor(&line, &Changed::default(), Some(Path::new("/new"))).unwrap(),
             line
         );
     }
@@ -101,14 +128,14 @@ mod tests {
     #[test]
     fn a_value_that_may_be_left_out_is_no_option() {
         let said = words("-only-migratable -incoming defer -only-migratable cpr-exec -name x");
-        let line = successor(&said, (&[], &[]), None).unwrap();
+        let line = successor(&said, &Changed::default(), None).unwrap();
         let expected = "-only-migratable normal -only-migratable cpr-exec -name x";
         assert_eq!(line, words(expected));
     }
 
     #[test]
     fn an_option_that_this_program_does_not_know_is_named() {
-        let error = successor(&words("-frobnicate yes"), (&[], &[]), None).unwrap_err();
+        let error = successor(&words("-frobnicate yes"), &Changed::default(), None).unwrap_err();
         assert!(error.to_string().contains("-frobnicate"), "{error}");
     }
 
@@ -118,12 +145,34 @@ mod tests {
         let come = [device("c", true)];
         let line = successor(
             &words("-m 1G"),
-            (&[("blockdev", node.clone())], &come),
+            &Changed {
+                added: &[("blockdev", node.clone())],
+                devices: &come,
+                ..Changed::default()
+            },
             None,
         )
         .unwrap();
         assert_eq!(line[..4], ["-m", "1G", "-blockdev", &node.to_string()]);
         assert_eq!(cli::device_id(&line[5]).unwrap(), "c");
+    }
+
+    #[test]
+    fn a_character_device_that_has_gone_is_left_out() {
+        let gone = ["a".to_owned(), "c".to_owned()];
+        let changed = Changed {
+            added: &[(
+                "chardev",
+                serde_json::json!({ "backend": "null", "id": "c" }),
+            )],
+            chardevs_gone: &gone,
+            ..Changed::default()
+        };
+        let said = words("-chardev null,id=a -chardev null,id=b --chardev null,id=c");
+        let line = successor(&said, &changed, None).unwrap();
+        assert_eq!(line[..2], words("-chardev null,id=b"));
+        assert_eq!(cli::chardev::parse(&line[3]).unwrap().id.as_str(), "c");
+        assert_eq!(line.len(), 4);
     }
 
     fn device(id: &str, hotplugged: bool) -> Device {
@@ -139,17 +188,17 @@ mod tests {
     fn devices_that_have_come_are_added_once_and_those_that_have_gone_are_left_out() {
         let said = words("-device x,id=a -device x,id=b -device x");
         let both = [device("a", false), device("b", false)];
-        assert_eq!(successor(&said, (&[], &both), None).unwrap(), said);
+        assert_eq!(successor(&said, &with(&both), None).unwrap(), said);
 
         let come = [both.to_vec(), vec![device("c", true)]].concat();
-        let line = successor(&said, (&[], &come), None).unwrap();
+        let line = successor(&said, &with(&come), None).unwrap();
         assert_eq!(line.len(), said.len() + 2);
         assert_eq!(cli::device_id(line.last().unwrap()).unwrap(), "c");
         // In the successor it is one of the command line.
         let now = [both.to_vec(), vec![device("c", false)]].concat();
-        assert_eq!(successor(&line, (&[], &now), None).unwrap(), line);
+        assert_eq!(successor(&line, &with(&now), None).unwrap(), line);
 
-        let line = successor(&line, (&[], &[device("b", false)]), None).unwrap();
+        let line = successor(&line, &with(&[device("b", false)]), None).unwrap();
         let ids: Vec<_> = line
             .iter()
             .filter_map(|word| cli::device_id(word))

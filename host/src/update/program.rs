@@ -8,7 +8,7 @@ use baton_migration::HostError;
 use serde_json::Value;
 
 use super::UpdateOptions;
-use super::line::{self, Device};
+use super::line::{self, Changed, Device};
 use crate::cli;
 use crate::plugin;
 use crate::state::Description;
@@ -25,6 +25,7 @@ fn added(origin: &Origin) -> Vec<(&'static str, Value)> {
     let option = |name: &'static str| move |value: &Value| (name, value.clone());
     let blockdevs = origin.blockdevs.iter().map(option("blockdev"));
     blockdevs
+        .chain(origin.chardevs.iter().map(option("chardev")))
         .chain(origin.objects.iter().map(option("object")))
         .collect()
 }
@@ -48,7 +49,11 @@ pub(super) fn find(
         path,
         line: line::successor(
             &origin.arguments,
-            (&added(origin), devices),
+            &Changed {
+                added: &added(origin),
+                chardevs_gone: &origin.chardevs_gone,
+                devices,
+            },
             plugins.as_deref(),
         )?,
     })

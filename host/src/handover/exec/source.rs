@@ -22,7 +22,8 @@ use serde_bytes::ByteBuf;
 
 use super::super::source::Source;
 use super::super::{passed, pauses, producer};
-use crate::cli::DeviceOption;
+use crate::chardev::Chardev;
+use crate::cli::{DeviceOption, chardev};
 use crate::control::serve_monitors;
 use crate::exec::{self, Handoff, Holder, Monitors, OldProgram, Program};
 use crate::machine::Machine;
@@ -124,12 +125,16 @@ fn old_program(vm: &Vm) -> Result<(OwnedFd, OldProgram), HostError> {
         (state.devices.clone(), nodes, state.objects.clone())
     };
     let described = |device: &DeviceOption| serde_json::Value::from(device.arguments()).to_string();
+    let chardevs = vm.chardevs.changes();
+    let option = |config: &Chardev| chardev::option(config).to_string();
     let changed = devices != vm.options.devices;
     let old = OldProgram {
         exe: exe.as_raw_fd(),
         arguments,
         nodes,
         objects,
+        chardevs: chardevs.come.iter().map(option).collect(),
+        chardevs_gone: chardevs.gone,
         devices: changed.then(|| devices.iter().map(described).collect()),
         plugins: vm.registry().plugins().map(plugin).collect(),
     };

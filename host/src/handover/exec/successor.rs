@@ -182,6 +182,7 @@ impl Succession {
                 state.autostart = true;
                 state.nodes = inherited.nodes()?;
                 state.objects = inherited.objects();
+                vm.chardevs.expect(inherited.chardevs()?);
                 if let Some(devices) = inherited.devices()? {
                     state.devices = devices;
                 }

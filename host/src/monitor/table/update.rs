@@ -54,6 +54,16 @@ static PROCESS: Object = Object::new(
             List(&Any),
             "objects that were added since, as `-object` takes them",
         ),
+        Member::required(
+            "chardevs",
+            List(&Any),
+            "character devices that were added since, as `-chardev` takes them",
+        ),
+        Member::required(
+            "chardevs-gone",
+            List(&Str),
+            "ids of character devices that were removed since",
+        ),
         Member::optional("plugin-path", Str, "`BATON_PLUGIN_PATH`"),
         Member::required(
             "standard-streams",
