@@ -3,6 +3,7 @@
  * mode, and the switch to long mode that both share.
  */
 
+#include "entry.h"
 #include "processors.h"
 #include "sleep.h"
 
@@ -62,6 +63,9 @@ pvh_entry:
     rdtsc
     movl %eax, %esi             /* these two live until start64 */
     movl %edx, %ebx
+    /* Somebody may wait for it, and the rest takes a while. */
+    movl %eax, ENTRY_TSC_ADDRESS
+    movl %edx, ENTRY_TSC_ADDRESS + 4
 
     /* Some loaders copy only what the file holds. */
     movl $bss_start, %edi

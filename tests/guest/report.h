@@ -8,6 +8,8 @@
 #ifndef REPORT_H
 #define REPORT_H
 
+#include "entry.h"
+
 #include <stddef.h>
 #include <stdint.h>
 
@@ -134,6 +136,8 @@ union report {
 REPORT_FIELDS(CHECK)
 REPORT_ARRAYS(CHECK_ARRAY)
 _Static_assert(sizeof(union report) == REPORT_SIZE, "a field lies outside the report");
+
+_Static_assert(REPORT_ADDRESS + offsetof(union report, entry_tsc) == ENTRY_TSC_ADDRESS, "entry.h");
 
 #define report ((volatile union report *)REPORT_ADDRESS)
 

@@ -13,8 +13,8 @@ use crate::stats::Spread;
 use baton_testkit::vmm::Programs;
 
 const USAGE: &str = "cargo xtask bench start [--count N]";
-/// Between two looks at the guest's RAM.
-const PAUSE: Duration = Duration::from_micros(50);
+/// Between two looks at the guest's RAM: rarely enough not to keep it from running where both share a CPU.
+const PAUSE: Duration = Duration::from_micros(300);
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// One kind of machine, of which one process after the other is started.
@@ -23,7 +23,16 @@ struct Contestant {
     /// It has made the files that all others use.
     first: Machine,
     starts: Vec<f64>,
-    kib: Vec<f64>,
+    memory: Vec<Kib>,
+}
+
+/// What a process has in memory beside the guest's RAM.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Kib {
+    /// All of it. Pages of programs and libraries are there once for all processes.
+    resident: u64,
+    /// What is in no file, and so this process's alone.
+    anonymous: u64,
 }
 
 pub(super) fn run(args: &[String]) -> Result<()> {
@@ -55,15 +64,22 @@ pub(super) fn run(args: &[String]) -> Result<()> {
         "{count} rounds; disk, entropy device, serial line and clock; 128 MiB of RAM; medians \
          [quartiles]\n"
     );
-    println!("| | start to the kernel's first instruction, ms | resident beside RAM, MiB |");
-    println!("|---|---|---|");
+    println!(
+        "| | start to the kernel's first instruction, ms | resident beside RAM, MiB | of that in no \
+         file, MiB |"
+    );
+    println!("|---|---|---|---|");
     for contestant in &all {
-        let mib = contestant.kib.iter().map(|kib| kib / 1024.0);
+        let mib = |what: fn(&Kib) -> u64| {
+            let memory = contestant.memory.iter();
+            shown(memory.map(|kib| what(kib) as f64 / 1024.0))
+        };
         println!(
-            "| {} | {} | {} |",
+            "| {} | {} | {} | {} |",
             contestant.name,
             shown(contestant.starts.iter().copied())?,
-            shown(mib)?
+            mib(|kib| kib.resident)?,
+            mib(|kib| kib.anonymous)?
         );
     }
     Ok(())
@@ -86,7 +102,7 @@ impl Contestant {
             name,
             first,
             starts: Vec::new(),
-            kib: Vec::new(),
+            memory: Vec::new(),
         })
     }
 
@@ -97,7 +113,7 @@ impl Contestant {
         wait_entered(&mut machine, before)?;
         self.starts.push(began.elapsed().as_secs_f64() * 1000.0);
         machine.qmp()?;
-        self.kib.push(resident_beside_ram(machine.pid())? as f64);
+        self.memory.push(beside_ram(machine.pid())?);
         machine.quit()
     }
 }
@@ -114,21 +130,54 @@ fn wait_entered(machine: &mut Machine, before: u64) -> Result<()> {
     Ok(())
 }
 
-/// KiB that a process has in memory, but for the guest's RAM, which is a file of that name.
-fn resident_beside_ram(pid: u32) -> Result<u64> {
+/// Of a process whose guest's RAM is a file of that name.
+fn beside_ram(pid: u32) -> Result<Kib> {
     let maps = fs::read_to_string(format!("/proc/{pid}/smaps")).context("Cannot read smaps")?;
-    let (mut total, mut counts) = (0, true);
+    summed(&maps)
+}
+
+fn summed(maps: &str) -> Result<Kib> {
+    let (mut sum, mut counts) = (Kib::default(), true);
     for line in maps.lines() {
         let mut words = line.split_whitespace();
-        match words.next() {
-            Some("Rss:") if counts => {
-                let kib = words.next().and_then(|kib| kib.parse::<u64>().ok());
-                total += kib.context("smaps has no number after Rss:")?;
-            }
+        let Some(word) = words.next() else {
+            continue;
+        };
+        let into = match word {
+            "Rss:" => &mut sum.resident,
+            "Anonymous:" => &mut sum.anonymous,
             // The first line of a mapping: addresses, and the file at the end.
-            Some(word) if !word.ends_with(':') => counts = !line.ends_with("/ram"),
-            _ => {}
+            _ if !word.ends_with(':') => {
+                counts = !line.ends_with("/ram");
+                continue;
+            }
+            _ => continue,
+        };
+        let kib = words.next().and_then(|kib| kib.parse::<u64>().ok());
+        let kib = kib.with_context(|| format!("smaps has no number after {word}"))?;
+        if counts {
+            *into += kib;
         }
     }
-    Ok(total)
+    Ok(sum)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_guests_ram_does_not_count() {
+        let maps = "7f00-7f10 rw-s 00000000 00:1a 5 /dev/shm/x/ram\n\
+                    Rss: 100 kB\nAnonymous: 0 kB\n\
+                    7f20-7f30 r-xp 00000000 08:01 6 /usr/bin/baton\n\
+                    Size: 64 kB\nRss: 20 kB\nAnonymous: 4 kB\n\
+                    7f40-7f50 rw-p 00000000 00:00 0\nRss: 8 kB\nAnonymous: 8 kB\n";
+        let expected = Kib {
+            resident: 28,
+            anonymous: 12,
+        };
+        assert_eq!(summed(maps).unwrap(), expected);
+        assert!(summed("Rss: much").is_err());
+    }
 }
