@@ -188,7 +188,7 @@ fn region_start(region: &impl GuestMemoryRegion) -> u64 {
 
 /// The parts of `file` from `start` on that are no holes, counted from `start`, in whole pages;
 /// nothing if the file does not tell.
-fn data(file: &File, start: u64, size: u64) -> Option<Vec<(u64, u64)>> {
+pub(super) fn data(file: &File, start: u64, size: u64) -> Option<Vec<(u64, u64)>> {
     let seek = |from: u64, whence| lseek64(file, from as i64, whence).map(|at| at as u64);
     let (mut at, end) = (start, start + size);
     let mut parts = Vec::new();
