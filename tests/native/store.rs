@@ -7,7 +7,6 @@ use baton_testkit::process::{self, Running, last_words};
 use baton_testkit::qmp::Qmp;
 use baton_testkit::ram::GuestRam;
 use baton_testkit::report::{ENTRY_TSC, TICKS};
-use baton_testkit::scratch::Scratch;
 use baton_testkit::wait::{PATIENCE, wait_for};
 use baton_testkit::{Vmm, guest, needs_baton, sockets};
 use nix::cmsg_space;
@@ -16,17 +15,12 @@ use serde_json::{Value, json};
 use std::fs::{self, File};
 use std::io::IoSliceMut;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
-use std::os::unix::net::UnixDatagram;
 use std::process::{Command, Stdio};
+
+use crate::systemd::Manager;
 
 const MIB: u64 = 64;
 const NAME: &str = "ram-ram0";
-
-/// A manager with a store, and the folder that its service lives in.
-struct Manager {
-    socket: UnixDatagram,
-    scratch: Scratch,
-}
 
 /// A process of the service.
 struct Service {
@@ -35,14 +29,8 @@ struct Service {
     qmp: std::path::PathBuf,
 }
 
+/// A manager with a store.
 impl Manager {
-    fn new() -> Result<Self> {
-        let scratch = Scratch::new()?;
-        let socket = UnixDatagram::bind(scratch.join("notify"))?;
-        socket.set_read_timeout(Some(PATIENCE))?;
-        Ok(Self { socket, scratch })
-    }
-
     /// Starts the service's process, which finds what is stored as its descriptor 3.
     fn start(
         &self,
@@ -92,7 +80,7 @@ impl Manager {
     }
 
     /// The next message and the descriptor that came with it.
-    fn hears(&self) -> Result<(String, Option<OwnedFd>)> {
+    fn receives(&self) -> Result<(String, Option<OwnedFd>)> {
         let mut text = [0; 4096];
         let mut space = cmsg_space!(RawFd);
         let mut into = [IoSliceMut::new(&mut text)];
@@ -111,16 +99,16 @@ impl Manager {
         Ok((String::from_utf8_lossy(&text[..length]).into_owned(), fd))
     }
 
-    fn expects(&self, start: &str) -> Result<Option<OwnedFd>> {
-        let (heard, fd) = self.hears()?;
+    fn begins(&self, start: &str) -> Result<Option<OwnedFd>> {
+        let (heard, fd) = self.receives()?;
         ensure!(heard.starts_with(start), "{heard:?} is not {start:?}");
         Ok(fd)
     }
 
     /// Takes what the service puts into the store, and says that it has.
     fn stores(&self) -> Result<OwnedFd> {
-        let stored = self.expects(&format!("FDSTORE=1\nFDNAME={NAME}\nFDPOLL=0"))?;
-        let barrier = self.expects("BARRIER=1")?;
+        let stored = self.begins(&format!("FDSTORE=1\nFDNAME={NAME}\nFDPOLL=0"))?;
+        let barrier = self.begins("BARRIER=1")?;
         ensure!(barrier.is_some(), "Nothing to close");
         stored.context("Nothing to store")
     }
@@ -195,7 +183,7 @@ fn a_guest_stays_in_the_store_until_it_is_loaded() -> Result<()> {
     let manager = Manager::new()?;
     let mut first = manager.start(Some("1"), None, &[])?;
     let mut qmp = first.qmp()?;
-    manager.expects("READY=1")?;
+    manager.begins("READY=1")?;
     manager.wait_up()?;
     begin(&mut qmp, "file:vm.state")?;
     let stored = manager.stores()?;
@@ -226,7 +214,7 @@ fn a_guest_stays_in_the_store_until_it_is_loaded() -> Result<()> {
         "It has booted again"
     );
     loop {
-        let (heard, fd) = manager.hears()?;
+        let (heard, fd) = manager.receives()?;
         ensure!(fd.is_none(), "{heard}");
         if heard == format!("FDSTOREREMOVE=1\nFDNAME={NAME}") {
             break;
@@ -234,8 +222,8 @@ fn a_guest_stays_in_the_store_until_it_is_loaded() -> Result<()> {
     }
     // And again from there.
     begin(&mut qmp, "file:again.state")?;
-    while !manager.hears()?.0.starts_with("FDSTORE=1") {}
-    manager.expects("BARRIER=1")?;
+    while !manager.receives()?.0.starts_with("FDSTORE=1") {}
+    manager.begins("BARRIER=1")?;
     let info = end(&mut qmp)?;
     ensure!(info["status"] == "completed", "{info}");
     next.quit(&mut qmp)?;
@@ -258,13 +246,13 @@ fn a_guest_that_is_not_kept_after_all_leaves_the_store() -> Result<()> {
     let manager = Manager::new()?;
     let mut service = manager.start(Some("1"), None, &[])?;
     let mut qmp = service.qmp()?;
-    manager.expects("READY=1")?;
+    manager.begins("READY=1")?;
     manager.wait_up()?;
     begin(&mut qmp, "exec:cat >/dev/null; false")?;
     let stored = manager.stores()?;
     let info = end(&mut qmp)?;
     ensure!(info["status"] == "failed", "{info}");
-    manager.expects(&format!("FDSTOREREMOVE=1\nFDNAME={NAME}"))?;
+    manager.begins(&format!("FDSTOREREMOVE=1\nFDNAME={NAME}"))?;
     wait_status(&mut qmp, "running")?;
     goes_on(&map(&stored)?)
 }
@@ -282,7 +270,7 @@ fn a_store_that_is_not_there_is_refused_and_one_that_is_gone_keeps_no_guest() ->
     }
     let mut service = manager.start(Some("1"), None, &[])?;
     let mut qmp = service.qmp()?;
-    manager.expects("READY=1")?;
+    manager.begins("READY=1")?;
     fs::remove_file(manager.scratch.join("notify"))?;
     begin(&mut qmp, "file:vm.state")?;
     let info = end(&mut qmp)?;

@@ -16,13 +16,13 @@ use std::process::Command;
 use crate::{is_whole, setup};
 
 /// A manager that notes what it is told.
-struct Manager {
-    socket: UnixDatagram,
-    scratch: Scratch,
+pub(crate) struct Manager {
+    pub(crate) socket: UnixDatagram,
+    pub(crate) scratch: Scratch,
 }
 
 impl Manager {
-    fn new() -> Result<Self> {
+    pub(crate) fn new() -> Result<Self> {
         let scratch = Scratch::new()?;
         let socket = UnixDatagram::bind(scratch.join("notify"))?;
         socket.set_read_timeout(Some(PATIENCE))?;
