@@ -3,8 +3,10 @@
 
 use anyhow::{Context, Result, ensure};
 use baton_testkit::report::ENTRY_TSC;
+use baton_testkit::scratch::Scratch;
 use baton_testkit::{Machine, Serial, Setup, Vmm, native, process};
 use std::fs;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use crate::cargo::{self, Profile};
@@ -13,6 +15,14 @@ use crate::stats::Spread;
 use baton_testkit::vmm::Programs;
 
 const USAGE: &str = "cargo xtask bench start [--count N]";
+/// The program and the plugins that the guest's devices are of. Whatever lies beside the program is loaded.
+const NEEDED: [&str; 5] = [
+    "baton",
+    "libbaton_isa_serial.so",
+    "libbaton_mc146818rtc.so",
+    "libbaton_virtio_blk_pci.so",
+    "libbaton_virtio_rng_pci.so",
+];
 /// Between two looks at the guest's RAM: rarely enough not to keep it from running where both share a CPU.
 const PAUSE: Duration = Duration::from_micros(300);
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -42,8 +52,18 @@ pub(super) fn run(args: &[String]) -> Result<()> {
     native::kvm_available()?;
     let folder = cargo::build(Profile::Release)?;
     process::outrank_others();
-    let baton = Setup::with(Vmm::Baton, Programs::in_folder(&folder)?);
-    let mut all = vec![Contestant::new("Baton", baton)?];
+    let few = Scratch::for_programs()?;
+    for name in NEEDED {
+        fs::copy(folder.join(name), few.join(name))
+            .with_context(|| format!("Cannot copy {name} from {}", folder.display()))?;
+    }
+    let baton = |folder: &Path| -> Result<Setup> {
+        Ok(Setup::with(Vmm::Baton, Programs::in_folder(folder)?))
+    };
+    let mut all = vec![
+        Contestant::new("Baton, the guest's four plugins", baton(few.path())?)?,
+        Contestant::new("Baton, every plugin of this tree", baton(&folder)?)?,
+    ];
     match Setup::new(Vmm::Qemu) {
         Ok(qemu) => {
             all.push(Contestant::new("QEMU q35", qemu.clone())?);
