@@ -5,14 +5,16 @@ use std::sync::Arc;
 use baton_migration::settings::Capability;
 use baton_migration::status::{MigrationStatus, NotPaused};
 use baton_migration::{HostError, error_chain};
+use baton_plugin_api::Child;
 use serde_json::{Value, json};
 
 use crate::blockers;
-use crate::chardev::qapi;
+use crate::chardev::{ChardevInfo, qapi};
+use crate::cli::DeviceOption;
 use crate::handover;
 use crate::hotplug::PlugError;
 use crate::machine::events::MachineEvent;
-use crate::machine::{Machine, MappedRange, MappedSpace, WakeSource};
+use crate::machine::{Machine, MachineDevice, MappedRange, MappedSpace, WakeSource};
 use crate::monitor::{
     Caller, Command, Control, Kept, Monitor, MonitorError, MonitorOption, QmpError, YankInstance,
     about, hmp, query_fdsets, remove_fd,
@@ -153,7 +155,7 @@ impl Control for VmControl {
                 Ok(Value::Object(vm.state().settings.parameters.report()))
             }
             Command::QueryMigrateCapabilities => Ok(capabilities(vm)),
-            Command::QueryChardev => Ok(json!(vm.chardevs.query())),
+            Command::QueryChardev => Ok(json!(chardevs(vm))),
             Command::QueryChardevBackends => Ok(json!(qapi::backends())),
             Command::ChardevAdd { id, backend } => answer(qapi::add(&vm.chardevs, &id, backend)),
             Command::ChardevRemove { id } => done(vm.chardevs.remove(&id).map_err(Into::into)),
@@ -331,7 +333,47 @@ fn devices(vm: &Vm) -> Value {
         }
         row
     };
-    machine.devices().iter().map(row).collect()
+    let rows = |device: &MachineDevice| {
+        let (bus, kind) = device.child_bus().unwrap_or_default();
+        let child = |(child, said): (&Child, &DeviceOption)| {
+            json!({
+                "id": child.config.id,
+                "driver": child.device_type,
+                "bus": kind,
+                "address": bus,
+                "failed": false,
+                "hotplugged": said.hotplugged,
+                "arguments": said.arguments(),
+            })
+        };
+        let children: Vec<_> = device.children().map(child).collect();
+        std::iter::once(row(device)).chain(children)
+    };
+    machine.devices().iter().flat_map(rows).collect()
+}
+
+/// The character devices. Of one behind a child, such as a port, the frontend is open when a program
+/// in the guest has opened that.
+fn chardevs(vm: &Vm) -> Vec<ChardevInfo> {
+    let mut all = vm.chardevs.query();
+    let state = vm.state();
+    let Some(machine) = &state.machine else {
+        return all;
+    };
+    for (child, _) in machine.devices().iter().flat_map(MachineDevice::children) {
+        let named = child
+            .config
+            .properties
+            .get("chardev")
+            .map(ToString::to_string);
+        let info = all
+            .iter_mut()
+            .find(|info| Some(&info.label) == named.as_ref());
+        if let Some(info) = info {
+            info.frontend_open &= machine.opened().is_open(&child.config.id);
+        }
+    }
+    all
 }
 
 fn address_spaces(vm: &Vm) -> Value {

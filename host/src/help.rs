@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use baton_migration::HostError;
+use baton_plugin_api::Property;
 
 use crate::cli;
 use crate::plugin::{Plugin, Registry};
@@ -11,7 +12,10 @@ use crate::plugin::{Plugin, Registry};
 pub(crate) fn devices(device: Option<&str>, plugins: &[PathBuf]) -> Result<String, HostError> {
     let registry = Registry::load(plugins)?;
     Ok(match device {
-        Some(name) => cli::help::device(registry.device(name)?.1),
+        Some(name) => match registry.child(name) {
+            Some((parent, child)) => cli::help::child(parent, child),
+            None => cli::help::device(registry.device(name)?.1),
+        },
         None => cli::help::devices(registry.devices().map(|(_, device_type)| device_type)),
     })
 }
@@ -31,21 +35,7 @@ pub(crate) fn plugin(file: &Path) -> Result<String, HostError> {
     for device in &descriptor.devices {
         writeln!(out, "\ndevice: {} ({})", device.name, device.bus.as_str())?;
         writeln!(out, "  {}", device.description)?;
-        for p in &device.properties {
-            let default = p
-                .default
-                .as_ref()
-                .map(|d| format!(", default {d}"))
-                .unwrap_or_default();
-            let required = if p.required { ", required" } else { "" };
-            writeln!(
-                out,
-                "  property {} {}{default}{required}: {}",
-                p.name,
-                p.kind.describe(),
-                p.help
-            )?;
-        }
+        out.push_str(&properties(&device.properties));
         for section in &device.sections {
             for (name, loads) in section.names() {
                 let (version, oldest) = (loads.end(), loads.start());
@@ -80,6 +70,26 @@ pub(crate) fn plugin(file: &Path) -> Result<String, HostError> {
                 b.remedy
             )?;
         }
+        let bus = device.child_bus.as_ref().map_or("", |bus| &bus.name);
+        for child in device.children() {
+            writeln!(out, "\ndevice: {} (on a {bus})", child.name)?;
+            writeln!(out, "  {}", child.description)?;
+            out.push_str(&properties(&child.properties));
+        }
     }
     Ok(out)
+}
+
+fn properties(properties: &[Property]) -> String {
+    let row = |p: &Property| {
+        let default = p.default.as_ref().map(|d| format!(", default {d}"));
+        let default = default.unwrap_or_default();
+        let required = if p.required { ", required" } else { "" };
+        let kind = p.kind.describe();
+        format!(
+            "  property {} {kind}{default}{required}: {}\n",
+            p.name, p.help
+        )
+    };
+    properties.iter().map(row).collect()
 }

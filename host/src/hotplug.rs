@@ -3,11 +3,13 @@
 use std::sync::Arc;
 
 use baton_migration::{HostError, Mode, error_chain};
-use baton_plugin_api::{BusClass, DeviceType};
+use baton_plugin_api::{BusClass, DeviceType, Drive, Object};
 use serde_json::json;
 
 use crate::blockers;
-use crate::cli::{Backends, DeviceOption};
+use crate::chardev::Chardev;
+use crate::cli::children::{self, Seat};
+use crate::cli::{Backends, DeviceOption, Options};
 use crate::machine::pci::PciAddress;
 use crate::machine::{Arrival, Machine, MachineDevice, Wanted, plan};
 use crate::plugin::RegistryError;
@@ -51,6 +53,10 @@ impl Vm {
         }
         self.remove_ejected_from(&mut state);
         let registry = self.registry();
+        if let Some(seat) = children::find(&state.devices, option, &registry)? {
+            self.check_id(&state, option)?;
+            return self.attach(&mut state, option, &seat);
+        }
         let (plugin, device_type) = registry.device(&option.driver).map_err(|e| match e {
             RegistryError::Unknown { name, nearest } => format!(
                 "'{name}' is not a valid device model name{}",
@@ -75,13 +81,7 @@ impl Vm {
             return self.announce(&mut state, option);
         };
         let chardevs = self.chardevs.configs();
-        let backends = Backends::new(&drives, &chardevs);
-        let backends = backends.with_netdevs(&self.options.netdevs);
-        let mut backends = backends.with_objects(&objects);
-        for device in machine.devices() {
-            // It is created already; this notes what it is connected to.
-            let _ = backends.configure(device.device_type(), device.option());
-        }
+        let mut backends = backends(&self.options, machine, (&drives, &chardevs, &objects));
         let config = backends
             .configure(device_type, option)
             .map_err(|e| e.reason)?;
@@ -114,10 +114,40 @@ impl Vm {
         Ok(())
     }
 
+    /// Something comes to sit on the bus of a device.
+    fn attach(
+        &self,
+        state: &mut State,
+        option: &DeviceOption,
+        seat: &Seat<'_>,
+    ) -> Result<(), PlugError> {
+        let (drives, objects) = (state.drives(&self.options), state.objects(&self.options));
+        let runs = state.runstate.is_running();
+        let Some(machine) = &mut state.machine else {
+            if state.runstate != RunState::InMigrate {
+                return Err(no_machine());
+            }
+            state.devices[seat.parent].children.push(option.clone());
+            let planned = self.plan(state);
+            if planned.is_err() {
+                state.devices[seat.parent].children.pop();
+            }
+            return planned.map_err(PlugError::from);
+        };
+        let chardevs = self.chardevs.configs();
+        let mut backends = backends(&self.options, machine, (&drives, &chardevs, &objects));
+        let child = backends.configure_child(seat.kind, option);
+        let child = child.map_err(|e| e.reason)?;
+        let parent = machine.devices()[seat.parent].id().to_owned();
+        machine.attach(&parent, child, option.clone(), runs)?;
+        state.note_devices();
+        Ok(())
+    }
+
     /// Without a machine: notes the device for the one that is built when its guest comes.
     fn announce(&self, state: &mut State, option: &DeviceOption) -> Result<(), PlugError> {
         if state.runstate != RunState::InMigrate {
-            return Err("There is no machine in this process".to_owned().into());
+            return Err(no_machine());
         }
         state.devices.push(option.clone());
         let planned = self.plan(state);
@@ -141,7 +171,8 @@ impl Vm {
         let Some(id) = option.id.as_ref() else {
             return Ok(());
         };
-        let mut said = state.devices.iter().filter_map(|device| device.id.as_ref());
+        let said = state.devices.iter().flat_map(DeviceOption::family);
+        let mut said = said.filter_map(|device| device.id.as_ref());
         let made = state.machine.as_ref().and_then(|m| m.device(id.as_str()));
         match made.is_some() || said.any(|other| other == id) {
             true => Err(format!("Duplicate device ID '{id}'").into()),
@@ -162,13 +193,18 @@ impl Vm {
             let named = |device: &DeviceOption| {
                 device.hotplugged && device.id.as_ref().is_some_and(|own| own.as_str() == id)
             };
-            let at = state.devices.iter().position(named);
-            state
-                .devices
-                .remove(at.ok_or_else(|| PlugError::NotFound(id.to_owned()))?);
+            if !remove(&mut state.devices, named) {
+                return Err(PlugError::NotFound(id.to_owned()));
+            }
             self.emit_deleted(id, true);
             return Ok(());
         };
+        if let Some(said) = machine.child(id).map(|(_, said)| said.id.is_some()) {
+            machine.detach(id, runstate.is_running())?;
+            state.note_devices();
+            self.emit_deleted(id, said);
+            return Ok(());
+        }
         let device = machine
             .device(id)
             .ok_or_else(|| PlugError::NotFound(id.to_owned()))?;
@@ -239,6 +275,36 @@ impl Vm {
         };
         self.events.emit(event, Some(data));
     }
+}
+
+fn no_machine() -> PlugError {
+    "There is no machine in this process".to_owned().into()
+}
+
+/// What the devices of `machine` are connected to, and what of it is free.
+fn backends<'a>(
+    options: &'a Options,
+    machine: &Machine,
+    (drives, chardevs, objects): (&'a [Drive], &'a [Chardev], &'a [Object]),
+) -> Backends<'a> {
+    let backends = Backends::new(drives, chardevs).with_netdevs(&options.netdevs);
+    let mut backends = backends.with_objects(objects);
+    for device in machine.devices() {
+        // It is created already; this notes what it is connected to.
+        let _ = backends.configure(device.device_type(), device.option());
+    }
+    backends
+}
+
+/// Removes the first of these devices, or of what sits on them, that is `wanted`; false if none is.
+fn remove(devices: &mut Vec<DeviceOption>, wanted: impl Fn(&DeviceOption) -> bool + Copy) -> bool {
+    if let Some(at) = devices.iter().position(wanted) {
+        devices.remove(at);
+        return true;
+    }
+    devices
+        .iter_mut()
+        .any(|device| remove(&mut device.children, wanted))
 }
 
 /// Whether its id was said.

@@ -330,6 +330,7 @@ fn serve(
             }
             MachineEvent::VcpuFailed { vcpu, reason } => vm.fail(&format!("vCPU {vcpu}: {reason}")),
             MachineEvent::ClockSet => vm.clocks_set(),
+            MachineEvent::GuestOpened => vm.guest_opened(),
             MachineEvent::SlotsEjected => vm.remove_ejected(),
             MachineEvent::UnplugRefused { slot } => vm.unplug_refused(slot),
             MachineEvent::Quit { cause } => {

@@ -20,7 +20,7 @@ use baton_plugin_api::Object;
 
 use crate::blockers;
 use crate::chardev::Chardevs;
-use crate::cli::{DeviceOption, Options};
+use crate::cli::{DeviceOption, Options, children};
 use crate::handover::InheritedMonitors;
 use crate::machine::events::MachineEvent;
 use crate::machine::{Inventory, Machine, MachineDevice, Origin, Wanted};
@@ -124,11 +124,11 @@ impl State {
 impl Vm {
     /// A VM with no machine yet.
     pub fn new(
-        options: Options,
+        mut options: Options,
         registry: Registry,
         events: Events,
         requests: Sender<MachineEvent>,
-    ) -> std::io::Result<Arc<Self>> {
+    ) -> Result<Arc<Self>, HostError> {
         let settings = options.settings.clone();
         let on = settings.capabilities.contains(Capability::Events);
         let migration_events = Arc::new(AtomicBool::new(on));
@@ -153,6 +153,7 @@ impl Vm {
             Some(_) => (RunState::InMigrate, !options.paused),
             None => (RunState::Prelaunch, !options.paused),
         };
+        options.devices = children::seat(&options.devices, &registry)?;
         let devices = options.devices.clone();
         let place = |plugin: &Plugin| (plugin.descriptor.name.clone(), plugin.path.clone());
         let places = registry.plugins().map(place).collect();
@@ -304,6 +305,25 @@ impl Vm {
             // As if the last client had said so. The main thread lives until it hears this.
             let cause = "host-qmp-quit";
             let _ = self.requests.send(MachineEvent::Quit { cause });
+        }
+    }
+
+    /// The guest has begun or ceased to use children of devices: QEMU's event VSERPORT_CHANGE for each
+    /// that has an id.
+    pub fn guest_opened(&self) {
+        let state = self.state();
+        let Some(machine) = &state.machine else {
+            return;
+        };
+        let children = machine.devices().iter().map(MachineDevice::option);
+        let said: Vec<_> = children.flat_map(|device| &device.children).collect();
+        for (id, open) in machine.opened().take() {
+            let named =
+                |child: &&&DeviceOption| child.id.as_ref().is_some_and(|own| own.as_str() == id);
+            if said.iter().any(|child| named(&child)) {
+                let data = serde_json::json!({ "id": id, "open": open });
+                self.events.emit("VSERPORT_CHANGE", Some(data));
+            }
         }
     }
 

@@ -24,6 +24,9 @@ pub struct Config {
     /// The objects that properties of kind `Object` name, by the property's name.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub objects: BTreeMap<String, Object>,
+    /// What sits on the device's own bus, in the order said.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub children: Vec<Child>,
     /// Set when the device's state will be loaded, which is when it must open nothing that
     /// [`Host::preserved_fd`](crate::Host::preserved_fd) gives it, and touch nothing the same
     /// device in another process may still be using. In mode `normal` nothing is given, and what only
@@ -86,6 +89,15 @@ fn mistyped(name: &str, want: &str, found: Option<&Value>) -> Error {
         Some(value) => format!("Property '{name}' is '{value}', it takes {want}"),
         None => format!("Property '{name}' is missing, it takes {want}"),
     })
+}
+
+/// Something that sits on a device's own bus (see [`ChildBus`](crate::ChildBus)).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Child {
+    /// Which of the descriptor's [`ChildType`](crate::ChildType)s.
+    pub device_type: String,
+    /// Its id and its properties, checked against the type. The parent's `restoring` holds for it.
+    pub config: Config,
 }
 
 /// A `-drive`, as the user described it. The device opens it.

@@ -63,6 +63,34 @@ pub struct DeviceType {
     /// What its devices hand over.
     #[serde(default)]
     pub fds: Vec<FdDeclaration>,
+    /// What may sit on its devices, if they are controllers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub child_bus: Option<ChildBus>,
+}
+
+/// A bus that a device has for its children: devices which it alone knows how to drive.
+///
+/// A child has no instance of its own. What was said of it reaches its parent, as
+/// [`Config::children`](crate::Config) or, on a guest that runs, by
+/// [`Device::attach`](crate::Device::attach), and the parent saves it, hands it over, and answers for it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChildBus {
+    /// What kind of bus, in QEMU's words: `virtio-serial-bus`.
+    pub name: String,
+    /// What may sit on it; at least one.
+    pub devices: Vec<ChildType>,
+}
+
+/// A type of child.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChildType {
+    /// The name after `-device`.
+    pub name: String,
+    /// One line for people.
+    pub description: String,
+    /// What may be said on the command line.
+    #[serde(default)]
+    pub properties: Vec<Property>,
 }
 
 impl DeviceType {
@@ -76,7 +104,13 @@ impl DeviceType {
             blockers: Vec::new(),
             sections: Vec::new(),
             fds: Vec::new(),
+            child_bus: None,
         }
+    }
+
+    /// The types of its children; none if it has no bus for any.
+    pub fn children(&self) -> &[ChildType] {
+        self.child_bus.as_ref().map_or(&[], |bus| &bus.devices)
     }
 }
 
@@ -219,30 +253,35 @@ impl Property {
 pub const NAME_MAX: usize = 63;
 
 impl PluginDescriptor {
+    /// What may stand after `-device`: its devices, each before what may sit on it.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.devices.iter().flat_map(|device| {
+            let children = device.children().iter().map(|child| child.name.as_str());
+            std::iter::once(device.name.as_str()).chain(children)
+        })
+    }
+
     /// Checks what the host relies on; the error says what is wrong, in one line.
     pub fn check(&self) -> Result<(), String> {
         if self.devices.is_empty() {
             return Err("it offers no device".into());
         }
-        unique("device", self.devices.iter().map(|d| d.name.as_str()))?;
+        unique("device", self.names())?;
         for device in &self.devices {
             let within = |what: String| format!("in device type '{}', {what}", device.name);
-            unique(
-                "property",
-                device.properties.iter().map(|p| p.name.as_str()),
-            )
-            .and_then(|()| unique("section", device.sections.iter().map(|s| s.name.as_str())))
-            .and_then(|()| unique("descriptor", device.fds.iter().map(|f| f.name.as_str())))
-            .map_err(within)?;
-            for property in &device.properties {
-                if let Some(value) = &property.default
-                    && !fits(&property.kind, value)
-                {
-                    return Err(within(format!(
-                        "the default of property '{}' is not of its type",
-                        property.name
-                    )));
+            check_properties(&device.properties)
+                .and_then(|()| unique("section", device.sections.iter().map(|s| s.name.as_str())))
+                .and_then(|()| unique("descriptor", device.fds.iter().map(|f| f.name.as_str())))
+                .map_err(within)?;
+            if let Some(bus) = &device.child_bus {
+                unique("bus", [bus.name.as_str()].into_iter()).map_err(within)?;
+                if bus.devices.is_empty() {
+                    return Err(within(format!("nothing can sit on bus '{}'", bus.name)));
                 }
+            }
+            for child in device.children() {
+                check_properties(&child.properties)
+                    .map_err(|what| format!("in device type '{}', {what}", child.name))?;
             }
             for section in &device.sections {
                 let subsections = section.subsections.iter().map(|sub| sub.name.as_str());
@@ -258,6 +297,17 @@ impl PluginDescriptor {
             }
         }
         Ok(())
+    }
+}
+
+fn check_properties(properties: &[Property]) -> Result<(), String> {
+    unique("property", properties.iter().map(|p| p.name.as_str()))?;
+    let misfit = |p: &&Property| p.default.as_ref().is_some_and(|v| !fits(&p.kind, v));
+    match properties.iter().find(misfit) {
+        Some(Property { name, .. }) => Err(format!(
+            "the default of property '{name}' is not of its type"
+        )),
+        None => Ok(()),
     }
 }
 
@@ -337,6 +387,35 @@ mod tests {
     fn a_name_that_could_not_be_said_on_a_command_line_is_refused() {
         let device = DeviceType::new("a,b", BusClass::Virtio, "");
         assert!(plugin(device).check().unwrap_err().contains("a,b"));
+    }
+
+    #[test]
+    fn what_sits_on_a_device_is_checked_as_the_device_is() {
+        let child = |name: &str, properties| ChildType {
+            name: name.into(),
+            description: String::new(),
+            properties,
+        };
+        let wrong = Property::uint("n", 1, 9, 10, "");
+        for (children, text) in [
+            (vec![], "nothing can sit on bus 'dev-bus'"),
+            (
+                vec![child("dev", vec![])],
+                "the device 'dev' is there twice",
+            ),
+            (
+                vec![child("port", vec![wrong])],
+                "in device type 'port', the default of property 'n'",
+            ),
+        ] {
+            let mut device = DeviceType::new("dev", BusClass::Virtio, "");
+            device.child_bus = Some(ChildBus {
+                name: "dev-bus".into(),
+                devices: children,
+            });
+            let error = plugin(device).check().unwrap_err();
+            assert!(error.contains(text), "{error}");
+        }
     }
 
     #[test]

@@ -2,9 +2,9 @@
 
 use std::time::SystemTime;
 
-use crate::config::Config;
+use crate::config::{Child, Config};
 use crate::descriptor::DeviceType;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::host::Host;
 use crate::migration::{Blocker, Fd, MigrationEvent, Mode, SUBSECTION};
 use crate::protocol::{Reply, Request};
@@ -66,6 +66,17 @@ pub trait Device: Send + Sized + 'static {
         let _ = event;
     }
 
+    /// Something comes to sit on the device's own bus, also while the guest runs; the device is
+    /// quiesced. On an error it does not come. The default is for a bus with a fixed set of children.
+    fn attach(&mut self, child: Child) -> Result<()> {
+        Err(fixed_children(&child.config.id))
+    }
+
+    /// A child leaves for good; the device is quiesced.
+    fn detach(&mut self, id: &str) -> Result<()> {
+        Err(fixed_children(id))
+    }
+
     /// The guest is suspended: when the device, which is quiesced, wants it woken; a time that has
     /// passed is now.
     fn wake_time(&mut self) -> Option<SystemTime> {
@@ -76,6 +87,11 @@ pub trait Device: Send + Sized + 'static {
 /// The error of a section the device does not have.
 pub fn no_such_section(section: &str) -> Error {
     Error::state(format!("It has no section '{section}'"))
+}
+
+fn fixed_children(id: &str) -> Error {
+    let text = format!("'{id}' can neither come nor go while the device is there");
+    Error::new(ErrorKind::Unsupported, text)
 }
 
 /// Nanoseconds since 1970, as far as they can be said: until the year 2554.
@@ -110,6 +126,8 @@ pub(crate) fn common_call<D: Device>(
             let at = device.wake_time().map(since_1970);
             Ok(Reply::WakeTime { at })
         }
+        Request::Attach { child } => device.attach(child).map(|()| Reply::Done),
+        Request::Detach { id } => device.detach(&id).map(|()| Reply::Done),
         other => return Err(other),
     })
 }

@@ -66,6 +66,16 @@ impl Host {
         }
     }
 
+    /// The guest has begun (`open`) or ceased to use the device's child `id`: QEMU's event
+    /// VSERPORT_CHANGE, and `frontend-open` of the child's character device in `query-chardev`. Told
+    /// whenever it changes; what was open where the state came from is told at `start`.
+    pub fn guest_opened(&self, child: &str, open: bool) -> Result<()> {
+        self.done(&HostRequest::GuestOpened {
+            child: child.to_owned(),
+            open,
+        })
+    }
+
     /// An eventfd that raises an edge-triggered interrupt for each write: a line of a platform
     /// device, an MSI-X vector of a PCI function. From `realize` on: it is wired once the host knows
     /// what the device turned out to be.

@@ -39,8 +39,10 @@ pub use bus::{
     Chain, PciDevice, PciInfo, PlatformDevice, PlatformInfo, QueueProgress, VirtQueue,
     VirtioDevice, VirtioInfo, VirtioRun, config_bytes,
 };
-pub use config::{Config, Drive, Netdev, Object};
-pub use descriptor::{BusClass, DeviceType, PluginDescriptor, Property, PropertyKind, Value};
+pub use config::{Child, Config, Drive, Netdev, Object};
+pub use descriptor::{
+    BusClass, ChildBus, ChildType, DeviceType, PluginDescriptor, Property, PropertyKind, Value,
+};
 pub use device::{Device, no_such_section};
 pub use error::{Error, ErrorKind, Result};
 pub use host::{Chardev, Host};
@@ -48,7 +50,7 @@ pub use memory::GuestRam;
 pub use migration::{Blocker, Fd, FdDeclaration, MigrationEvent, Mode, Section, Subsection};
 pub use stream::{Direction, Stream};
 pub use thread::{DeviceThread, Readiness, Waiter, Watch};
-pub use worker::{QueueHandler, Worker};
+pub use worker::{QueueHandler, Watched, Worker};
 
 // What a backend uses beside this crate, in the versions this crate was built with.
 pub use {serde, tracing, virtio_bindings, virtio_queue, vm_memory, vmm_sys_util};

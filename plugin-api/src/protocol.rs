@@ -10,6 +10,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::bus::{PciInfo, PlatformInfo, QueueProgress, QueueSetup, VirtioInfo};
+use crate::config::Child;
 use crate::memory::MemoryRegion;
 use crate::migration::{Blocker, Fd, MigrationEvent, Mode};
 
@@ -65,6 +66,17 @@ pub enum Request {
     /// whose alarm is set. [`Reply::WakeTime`]. Asked again whenever a process begins to keep the
     /// guest suspended. Unsupported: never.
     WakeTime,
+    /// Something comes to sit on the device's own bus; never between `Start` and `Quiesce`, while the
+    /// guest may run. Unsupported: its children are those of its config.
+    Attach {
+        /// What comes.
+        child: Child,
+    },
+    /// A child leaves; as [`Request::Attach`].
+    Detach {
+        /// Its id.
+        id: String,
+    },
 }
 
 /// What a device gets to run with.
@@ -185,6 +197,14 @@ pub enum HostRequest {
     ClockSet {
         /// Seconds that the clock is ahead of the host's by now.
         ahead: i64,
+    },
+    /// The guest has begun or ceased to use a child of the device, such as a port that a program in the
+    /// guest has opened. Told from `Start` on; a child is not in use before. [`HostReply::Done`].
+    GuestOpened {
+        /// The child's id.
+        child: String,
+        /// Whether it is in use now.
+        open: bool,
     },
     /// The device is broken; the reason is for people. The guest goes on, and no migration takes the
     /// device along. A reset that succeeds mends a virtio device.

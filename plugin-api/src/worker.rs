@@ -18,7 +18,7 @@ pub trait QueueHandler: Send + 'static {
     /// on no longer.
     fn kicked(&mut self, queues: &mut [VirtQueue], at: usize, memory: &GuestRam) -> Result<()>;
 
-    /// The descriptor at `events[at]` (see [`Worker::spawn`]) became readable.
+    /// Something has happened to the descriptor at `events[at]` (see [`Worker::spawn`]).
     fn event(&mut self, queues: &mut [VirtQueue], at: usize, memory: &GuestRam) -> Result<()> {
         let _ = (queues, at, memory);
         Ok(())
@@ -31,6 +31,16 @@ pub trait QueueHandler: Send + 'static {
     }
 }
 
+/// A descriptor that a [`Worker`] watches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Watched {
+    /// The handler hears of it for as long as it can be read.
+    Readable(RawFd),
+    /// The handler hears of it each time that it can be read or written again, or its other end goes,
+    /// and once at first: whoever does not want to read now need not.
+    Changes(RawFd),
+}
+
 /// The thread, from `start` to `quiesce`.
 pub struct Worker<H> {
     thread: JoinHandle<(H, Vec<QueueProgress>, Result<()>)>,
@@ -41,8 +51,8 @@ const STOP: u64 = u64::MAX;
 const EVENTS: u64 = 1 << 32;
 
 impl<H: QueueHandler> Worker<H> {
-    /// Starts a thread that hands kicks of the queues to `handler`, and readable descriptors of
-    /// `events`, which stay open as long as the worker runs.
+    /// Starts a thread that hands kicks of the queues to `handler`, and what happens to the
+    /// descriptors of `events`, which stay open as long as the worker runs.
     ///
     /// If the handler fails or panics, the host is told, and the thread only waits for its end.
     pub fn spawn(
@@ -50,27 +60,29 @@ impl<H: QueueHandler> Worker<H> {
         host: Host,
         run: VirtioRun,
         mut handler: H,
-        events: &[RawFd],
+        events: &[Watched],
     ) -> Result<Self> {
         let failed = |what: &str, e: std::io::Error| Error::io(what, &e);
         let stop = EventFd::new(EFD_CLOEXEC | EFD_NONBLOCK)
             .map_err(|e| failed("Cannot make an eventfd", e))?;
         let epoll = Epoll::new().map_err(|e| failed("Cannot make an epoll descriptor", e))?;
-        let watch = |fd: RawFd, token: u64| {
+        let watch = |watched: Watched, token: u64| {
+            let (fd, set) = match watched {
+                Watched::Readable(fd) => (fd, EventSet::IN),
+                Watched::Changes(fd) => {
+                    (fd, EventSet::IN | EventSet::OUT | EventSet::EDGE_TRIGGERED)
+                }
+            };
             epoll
-                .ctl(
-                    ControlOperation::Add,
-                    fd,
-                    EpollEvent::new(EventSet::IN, token),
-                )
+                .ctl(ControlOperation::Add, fd, EpollEvent::new(set, token))
                 .map_err(|e| failed("Cannot watch a descriptor", e))
         };
-        watch(stop.as_raw_fd(), STOP)?;
+        watch(Watched::Readable(stop.as_raw_fd()), STOP)?;
         for (at, queue) in run.queues.iter().enumerate() {
-            watch(queue.kick().as_raw_fd(), at as u64)?;
+            watch(Watched::Readable(queue.kick().as_raw_fd()), at as u64)?;
         }
-        for (at, fd) in events.iter().enumerate() {
-            watch(*fd, EVENTS + at as u64)?;
+        for (at, watched) in events.iter().enumerate() {
+            watch(*watched, EVENTS + at as u64)?;
         }
         let VirtioRun {
             memory, mut queues, ..

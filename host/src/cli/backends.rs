@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 
 use baton_plugin_api::{
-    BusClass, Config, DeviceType, Drive, Netdev, Object, Property, PropertyKind, Value,
+    BusClass, Child, ChildType, Config, DeviceType, Drive, Netdev, Object, Property, PropertyKind,
+    Value,
 };
 
-use super::device::DeviceOption;
+use super::device::{BUS, DeviceOption};
 use super::error::CliError;
 use super::nearest::{hint, not_accepted};
 use super::number;
@@ -75,20 +76,64 @@ impl<'a> Backends<'a> {
         kind: &DeviceType,
         option: &DeviceOption,
     ) -> Result<Config, CliError> {
-        self.typed(kind, option)
-            .map_err(|reason| option.error(reason))
+        let typed = self.typed(kind, option);
+        let mut config = typed.map_err(|reason| option.error(reason))?;
+        for child in &option.children {
+            let kind = kind
+                .children()
+                .iter()
+                .find(|kind| kind.name == child.driver);
+            let kind = kind.ok_or_else(|| child.error("It does not sit on this device"))?;
+            config.children.push(self.configure_child(kind, child)?);
+        }
+        Ok(config)
     }
 
     fn typed(&mut self, kind: &DeviceType, option: &DeviceOption) -> Result<Config, String> {
         let pci = kind.bus != BusClass::Platform;
-        for (key, said) in [("addr", option.address.is_some()), ("bus", option.on_pci)] {
-            if said && !pci {
-                return Err(format!(
-                    "Property '{}.{key}' not found: it is no PCI device",
-                    kind.name
-                ));
-            }
+        let place = [
+            ("addr", option.address.is_some()),
+            ("bus", option.bus.is_some()),
+        ];
+        if let Some((key, _)) = place.into_iter().find(|(_, said)| *said && !pci) {
+            return Err(format!(
+                "Property '{}.{key}' not found: it is no PCI device",
+                kind.name
+            ));
         }
+        if let Some(bus) = option.bus.as_deref().filter(|bus| *bus != BUS) {
+            return Err(format!("Bus '{bus}' not found; there is only {BUS}"));
+        }
+        let place: &[&str] = if pci { &["id", "addr", "bus"] } else { &["id"] };
+        self.properties((&kind.name, &kind.properties, place), option)
+    }
+
+    /// What `option`, which sits on the bus of a device, is created from.
+    pub fn configure_child(
+        &mut self,
+        kind: &ChildType,
+        option: &DeviceOption,
+    ) -> Result<Child, CliError> {
+        let place = &["id", "bus"];
+        let config = match option.address {
+            Some(_) => Err(format!(
+                "Property '{}.addr' not found: it is no PCI device",
+                kind.name
+            )),
+            None => self.properties((&kind.name, &kind.properties, place), option),
+        };
+        Ok(Child {
+            device_type: kind.name.clone(),
+            config: config.map_err(|reason| option.error(reason))?,
+        })
+    }
+
+    /// The properties of a type with this name, these properties, and these words beside them.
+    fn properties(
+        &mut self,
+        (name, known, place): (&str, &[Property], &[&str]),
+        option: &DeviceOption,
+    ) -> Result<Config, String> {
         let mut config = Config {
             id: option
                 .id
@@ -98,19 +143,17 @@ impl<'a> Backends<'a> {
             ..Config::default()
         };
         for (key, text) in &option.properties {
-            let Some(property) = kind.properties.iter().find(|p| p.name == *key) else {
-                let known = kind.properties.iter().map(|p| p.name.as_str());
-                let place: &[&str] = if pci { &["id", "addr", "bus"] } else { &["id"] };
+            let Some(property) = known.iter().find(|p| p.name == *key) else {
+                let known = known.iter().map(|p| p.name.as_str());
                 return Err(format!(
-                    "Property '{}.{key}' not found{}",
-                    kind.name,
+                    "Property '{name}.{key}' not found{}",
                     hint(key, known.chain(place.iter().copied()))
                 ));
             };
-            let value = self.value(kind, property, text, &mut config)?;
+            let value = self.value(name, property, text, &mut config)?;
             config.properties.insert(key.clone(), value);
         }
-        for property in &kind.properties {
+        for property in known {
             if config.properties.contains_key(&property.name) {
                 continue;
             }
@@ -132,7 +175,7 @@ impl<'a> Backends<'a> {
 
     fn value(
         &mut self,
-        kind: &DeviceType,
+        kind: &str,
         property: &Property,
         text: &str,
         config: &mut Config,
@@ -161,7 +204,7 @@ impl<'a> Backends<'a> {
                 let (drive, taken) = self.drives.get_mut(text).ok_or_else(|| {
                     format!(
                         "Property '{}.{name}' can't find value '{text}'{}",
-                        kind.name,
+                        kind,
                         missing(text, drives, "a -drive or -blockdev")
                     )
                 })?;
@@ -174,7 +217,7 @@ impl<'a> Backends<'a> {
                 let room = self.chardevs.get_mut(text).ok_or_else(|| {
                     format!(
                         "Property '{}.{name}' can't find value '{text}'{}",
-                        kind.name,
+                        kind,
                         missing(text, chardevs, "a -chardev")
                     )
                 })?;
@@ -188,7 +231,7 @@ impl<'a> Backends<'a> {
                 let (netdev, taken) = self.netdevs.get_mut(text).ok_or_else(|| {
                     format!(
                         "Property '{}.{name}' can't find value '{text}'{}",
-                        kind.name,
+                        kind,
                         missing(text, netdevs, "a -netdev")
                     )
                 })?;
@@ -204,7 +247,7 @@ impl<'a> Backends<'a> {
                     let option = format!("an -object {}", types.join(" or "));
                     return Err(format!(
                         "Property '{}.{name}' can't find value '{text}'{}",
-                        kind.name,
+                        kind,
                         missing(text, known, &option)
                     ));
                 };
@@ -230,11 +273,10 @@ fn missing(id: &str, known: Vec<&str>, option: &str) -> String {
     }
 }
 
-fn take(taken: &mut bool, kind: &DeviceType, name: &str, id: &str) -> Result<(), String> {
+fn take(taken: &mut bool, kind: &str, name: &str, id: &str) -> Result<(), String> {
     if std::mem::replace(taken, true) {
         return Err(format!(
-            "Property '{}.{name}' can't take value '{id}', it's in use",
-            kind.name
+            "Property '{kind}.{name}' can't take value '{id}', it's in use"
         ));
     }
     Ok(())
@@ -337,6 +379,10 @@ mod tests {
                 "drive=xyz",
                 "Property 'virtio-blk-pci.drive' can't find value 'xyz'; \
                  add a -drive or -blockdev with that id",
+            ),
+            (
+                "drive=d0,bus=pci.1",
+                "Bus 'pci.1' not found; there is only pcie.0",
             ),
             (
                 "num-queues=9",

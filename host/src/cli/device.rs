@@ -10,7 +10,7 @@ use super::number;
 use super::pairs::Pairs;
 
 /// The name of the PCI bus.
-const BUS: &str = "pcie.0";
+pub(super) const BUS: &str = "pcie.0";
 
 /// A device to make. Its properties are text until the device type's descriptor is known: see
 /// [`Backends::configure`](super::Backends::configure).
@@ -22,14 +22,16 @@ pub struct DeviceOption {
     pub id: Option<Id>,
     /// `addr=`: its place on PCI bus 0.
     pub address: Option<PciAddress>,
-    /// Whether `bus=pcie.0` was said, the only bus there is.
-    pub on_pci: bool,
+    /// `bus=`: `pcie.0`, or the bus of a device.
+    pub bus: Option<String>,
     /// All other properties in the order said.
     pub properties: Vec<(String, String)>,
     /// What was said, for errors: the option and its value.
     pub origin: String,
     /// Whether it is one of `device_add`, and not of the command line.
     pub hotplugged: bool,
+    /// What sits on its own bus; see [`seat`](super::children::seat).
+    pub children: Vec<DeviceOption>,
 }
 
 impl DeviceOption {
@@ -61,8 +63,8 @@ impl DeviceOption {
         if let Some(id) = &self.id {
             put("id", id.to_string());
         }
-        if self.on_pci {
-            put("bus", BUS.to_owned());
+        if let Some(bus) = &self.bus {
+            put("bus", bus.clone());
         }
         if let Some(PciAddress { slot, function }) = self.address {
             put("addr", format!("{slot:x}.{function}"));
@@ -81,18 +83,30 @@ impl DeviceOption {
             .map(|addr| pci_address(&addr))
             .transpose()?;
         let bus = pairs.take("bus");
-        if let Some(bus) = bus.as_deref().filter(|bus| *bus != BUS) {
-            return Err(format!("Bus '{bus}' not found; there is only {BUS}"));
-        }
         Ok(Self {
             driver,
             id,
             address,
-            on_pci: bus.is_some(),
+            bus,
             properties: pairs.rest(),
             origin,
             hotplugged,
+            children: Vec::new(),
         })
+    }
+
+    /// The same where it is known to be.
+    pub fn pinned(&self, address: Option<PciAddress>) -> Self {
+        Self {
+            address,
+            bus: address.map(|_| BUS.to_owned()),
+            ..self.clone()
+        }
+    }
+
+    /// It, and what sits on it.
+    pub fn family(&self) -> impl Iterator<Item = &Self> {
+        std::iter::once(self).chain(&self.children)
     }
 
     /// A device that another option, `origin`, asks for.
@@ -151,7 +165,10 @@ mod tests {
             };
             assert_eq!(device.driver, "virtio-blk-pci");
             assert_eq!(device.id.unwrap().as_str(), "disk");
-            assert_eq!((device.address, device.on_pci), (Some(address), true));
+            assert_eq!(
+                (device.address, device.bus.as_deref()),
+                (Some(address), Some(BUS))
+            );
             assert_eq!(
                 device.properties,
                 [("drive", "d0"), ("num-queues", "4")].map(|(k, v)| (k.into(), v.into()))
@@ -181,7 +198,6 @@ mod tests {
                 "x,addr=1.8",
                 "Parameter 'addr' is '1.8'; it expects SLOT or SLOT.FUNCTION, hexadecimal, up to 1f.7",
             ),
-            ("x,bus=pci.1", "Bus 'pci.1' not found; there is only pcie.0"),
             ("id=x", "Parameter 'driver' is missing"),
             ("x,drive", "Expected '=' after parameter 'drive'"),
             (

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use baton_plugin_api::{DeviceType, Property};
+use baton_plugin_api::{ChildType, DeviceType, Property};
 
 use super::blockdev;
 use super::chardev;
@@ -161,6 +161,13 @@ pub fn devices<'a>(types: impl IntoIterator<Item = &'a DeviceType>) -> String {
     for kind in types {
         let (name, bus, description) = (&kind.name, kind.bus.as_str(), &kind.description);
         let _ = writeln!(text, "  {name:<22} {bus:<9} {description}");
+        for child in kind.children() {
+            let _ = writeln!(
+                text,
+                "  {:<22} {:<9} {}",
+                child.name, "child", child.description
+            );
+        }
     }
     text
 }
@@ -168,12 +175,26 @@ pub fn devices<'a>(types: impl IntoIterator<Item = &'a DeviceType>) -> String {
 /// `-device NAME,help`.
 pub fn device(kind: &DeviceType) -> String {
     let (name, bus, description) = (&kind.name, kind.bus.as_str(), &kind.description);
-    let mut text = format!("{name}: {description} (bus class {bus})\n");
-    for property in &kind.properties {
+    format!("{name}: {description} (bus class {bus})\n") + &properties(&kind.properties)
+}
+
+/// `-device NAME,help` of what sits on a `parent`.
+pub fn child(parent: &DeviceType, kind: &ChildType) -> String {
+    let (name, description) = (&kind.name, &kind.description);
+    let bus = parent.child_bus.as_ref().map_or("", |bus| &bus.name);
+    let title = format!(
+        "{name}: {description} (on the {bus} of a {})\n",
+        parent.name
+    );
+    title + &properties(&kind.properties)
+}
+
+fn properties(properties: &[Property]) -> String {
+    let row = |property: &Property| {
         let said = format!("{}={}", property.name, property.kind.describe());
-        let _ = writeln!(text, "  {said:<34} {}", sentence(property));
-    }
-    text
+        format!("  {said:<34} {}\n", sentence(property))
+    };
+    properties.iter().map(row).collect()
 }
 
 fn sentence(property: &Property) -> String {

@@ -10,6 +10,7 @@ mod backends;
 pub(crate) mod blockdev;
 mod build;
 pub(crate) mod chardev;
+pub(crate) mod children;
 mod completions;
 mod config_file;
 mod cpu;

@@ -12,15 +12,17 @@ use baton_migration::stream::{SectionWriter, StateImage, section_name};
 use baton_migration::{HostError, MigrationEvent, Mode};
 use baton_plugin_api::bus::{AcpiDevice, Region};
 use baton_plugin_api::protocol::DeviceInfo;
-use baton_plugin_api::{Blocker, BusClass, Config, DeviceType, Error, Result, Section};
+use baton_plugin_api::{
+    Blocker, BusClass, Child, Config, DeviceType, Error, ErrorKind, Result, Section,
+};
 
 use super::pci::{PciAddress, PciBus, PluggedPci};
 use super::platform::PlatformDevice;
 use super::virtio::{PreparedVirtio, Surroundings, VirtioPci};
 use crate::chardev::Chardevs;
-use crate::cli::DeviceOption;
+use crate::cli::{DeviceOption, children};
 use crate::fd::duplicate;
-use crate::plugin::{Bridge, Clocks, Failures, PluggedDevice, Plugin};
+use crate::plugin::{Bridge, Failures, PluggedDevice, Plugin, Reports};
 
 /// A device in its place.
 pub struct MachineDevice {
@@ -106,6 +108,21 @@ pub fn name(
             }
         };
     }
+    for at in 0..config.children.len() {
+        if config.children[at].config.id.is_empty() {
+            config.children[at].config.id = child_name(config);
+        }
+    }
+}
+
+/// A name for a child that has no id: the bus it sits on, and a number that no other one has.
+fn child_name(config: &Config) -> String {
+    let taken = |name: &String| config.children.iter().any(|c| c.config.id == *name);
+    let names = (0..).map(|n: u32| format!("{}.0/{n}", config.id));
+    names
+        .into_iter()
+        .find(|name| !taken(name))
+        .unwrap_or_default()
 }
 
 impl MachineDevice {
@@ -138,7 +155,7 @@ impl MachineDevice {
         name(&mut config, device_type, at, slots.unnamed);
         let id = config.id.clone();
         let chardevs = Arc::clone(slots.chardevs);
-        let bridge = Bridge::new(&id, preserved, chardevs, slots.surroundings.reports());
+        let bridge = Bridge::new(&id, preserved, chardevs, slots.surroundings.reports.clone());
         let device = PluggedDevice::create(plugin, device_type, &config, Arc::clone(&bridge))?;
         let around = slots.surroundings;
         let kind = match device_type.bus {
@@ -186,6 +203,17 @@ impl MachineDevice {
         &self.config
     }
 
+    /// What sits on its own bus, and what asked for that.
+    pub fn children(&self) -> impl Iterator<Item = (&Child, &DeviceOption)> {
+        self.config.children.iter().zip(&self.option.children)
+    }
+
+    /// The name of its own bus, if it has one, and of what kind it is.
+    pub fn child_bus(&self) -> Option<(String, &str)> {
+        let kind = &self.device_type.child_bus.as_ref()?.name;
+        Some((children::name(&self.option, kind), kind))
+    }
+
     /// Where it sits, for people.
     pub fn place(&self) -> String {
         self.at
@@ -204,11 +232,7 @@ impl MachineDevice {
 
     /// What asks for it to be where it is.
     pub fn pinned_option(&self) -> DeviceOption {
-        DeviceOption {
-            address: self.at,
-            on_pci: self.at.is_some(),
-            ..self.option.clone()
-        }
+        self.option.pinned(self.at)
     }
 
     /// Its entry in the DSDT, if it has one.
@@ -265,7 +289,7 @@ impl MachineDevice {
         device_type: &DeviceType,
         config: &Config,
         chardevs: &Arc<Chardevs>,
-        reports: (Failures, Clocks),
+        reports: Reports,
     ) -> std::result::Result<Instance, HostError> {
         let preserved = Arc::new(FdTable::new());
         for OutgoingFd { key, fd } in self.fds(Mode::CprTransfer)? {
@@ -314,6 +338,51 @@ impl MachineDevice {
             device_type: std::mem::replace(&mut self.device_type, new.device_type),
             sections: std::mem::replace(&mut self.sections, new.sections),
         }
+    }
+
+    /// Something comes to sit on its own bus. The device stands still meanwhile, the guest need not:
+    /// `runs` says whether it does.
+    pub fn attach(&mut self, mut child: Child, option: DeviceOption, runs: bool) -> Result<()> {
+        if child.config.id.is_empty() {
+            child.config.id = child_name(&self.config);
+        }
+        self.standing_still(runs, |device| device.attach(child.clone()))?;
+        self.config.children.push(child);
+        self.option.children.push(option);
+        Ok(())
+    }
+
+    /// A child leaves, in the same way; what it was.
+    pub fn detach(&mut self, id: &str, runs: bool) -> Result<()> {
+        let mut children = self.config.children.iter();
+        let Some(at) = children.position(|child| child.config.id == id) else {
+            return Err(Error::invalid(format!("There is no '{id}' on it")).in_device(&self.id));
+        };
+        self.standing_still(runs, |device| device.detach(&self.config.children[at]))?;
+        self.config.children.remove(at);
+        self.option.children.remove(at);
+        Ok(())
+    }
+
+    fn standing_still(
+        &self,
+        runs: bool,
+        change: impl FnOnce(&mut PluggedDevice) -> Result<()>,
+    ) -> Result<()> {
+        if runs {
+            self.quiesce()?;
+        }
+        let changed = self.with_device(change);
+        if runs {
+            self.start()?;
+        }
+        changed.map_err(|e| match (e.kind, self.child_bus()) {
+            // QEMU's text.
+            (ErrorKind::Unsupported, Some((bus, _))) => {
+                Error::invalid(format!("Bus '{bus}' does not support hotplugging"))
+            }
+            _ => e,
+        })
     }
 
     /// Back to power-on.

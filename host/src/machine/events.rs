@@ -22,6 +22,8 @@ pub enum MachineEvent {
     },
     /// The guest has set clocks; [`crate::plugin::Clocks`] has them.
     ClockSet,
+    /// The guest has begun or ceased to use children of devices; [`crate::plugin::Opened`] has them.
+    GuestOpened,
     /// The guest has ejected slots of the PCI bus; [`super::hotplug::Hotplug::ejected`] says which.
     SlotsEjected,
     /// The guest could not let go of what it was asked to.

@@ -49,7 +49,7 @@ use baton_plugin_api::{DeviceType, Drive, Object, PropertyKind};
 use crate::chardev::Chardevs;
 use crate::cli::{self, DeviceOption, Options};
 use crate::memory::{self, Contents, Ram};
-use crate::plugin::{Clocks, Failures, Registry};
+use crate::plugin::{Clocks, Failures, Opened, Registry, Reports};
 use crate::vcpu::{Exits, Payload, Vcpu, carried, cpuid, features};
 use kvm_bindings::CpuId;
 use kvm_ioctls::Cap;
@@ -191,14 +191,17 @@ impl Machine {
         let hotplug = Hotplug::new(Arc::clone(&pci), sci, events.clone());
         map_chipset(&spaces, &pci, &ports, &power, events)?;
         map_hotplug(&spaces, &hotplug)?;
-        let failures = Failures::default();
+        let reports = Reports {
+            failures: Failures::default(),
+            clocks: Clocks::new(events.clone()),
+            opened: Opened::new(events.clone()),
+        };
         let around = Surroundings {
             vm,
             interrupts,
             spaces,
             ram,
-            failures,
-            clocks: Clocks::new(events.clone()),
+            reports,
         };
         let mut slots = Slots {
             surroundings: &around,
@@ -293,7 +296,7 @@ impl Machine {
 
     /// Which devices have failed.
     pub fn failures(&self) -> &Failures {
-        &self.around.failures
+        &self.around.reports.failures
     }
 
     /// The virtual CPUs' threads, in the CPUs' order.
@@ -303,7 +306,12 @@ impl Machine {
 
     /// The clocks that the guest has set.
     pub fn clocks(&self) -> &Clocks {
-        &self.around.clocks
+        &self.around.reports.clocks
+    }
+
+    /// The devices' children that the guest uses.
+    pub fn opened(&self) -> &Opened {
+        &self.around.reports.opened
     }
 
     /// What a target must have in common with it.

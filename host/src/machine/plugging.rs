@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use baton_migration::fds::FdTable;
 use baton_migration::{HostError, Mode};
-use baton_plugin_api::{Config, DeviceType};
+use baton_plugin_api::{Child, Config, DeviceType};
 
 use super::devices::{Creation, Slots};
 use super::hotplug::{Hotplug, slots};
@@ -57,8 +57,35 @@ impl Machine {
         if let Some(device) = self.device(id)
             && let Err(e) = device.start()
         {
-            self.around.failures.add(device.id(), &e.message);
+            self.around.reports.failures.add(device.id(), &e.message);
         }
+    }
+
+    /// Something comes to sit on the bus of device `parent`.
+    pub fn attach(
+        &mut self,
+        parent: &str,
+        child: Child,
+        option: DeviceOption,
+        runs: bool,
+    ) -> Result<(), HostError> {
+        let device = self.devices.iter_mut().find(|d| d.id() == parent);
+        let device = device.ok_or_else(|| format!("There is no device '{parent}'"))?;
+        device.attach(child, option, runs)?;
+        self.changed = true;
+        Ok(())
+    }
+
+    /// The child `id` of a device leaves; false if there is none.
+    pub fn detach(&mut self, id: &str, runs: bool) -> Result<bool, HostError> {
+        let has = |device: &&mut MachineDevice| device.children().any(|(c, _)| c.config.id == id);
+        let Some(device) = self.devices.iter_mut().find(has) else {
+            return Ok(false);
+        };
+        device.detach(id, runs)?;
+        self.changed = true;
+        self.around.reports.opened.forget(id);
+        Ok(true)
     }
 
     /// Takes devices away, and what they had with them. A platform device stays.
@@ -70,7 +97,10 @@ impl Machine {
             if let Some(at) = device.at() {
                 self.pci.remove(at);
                 device.unplug();
-                self.around.failures.remove(device.id());
+                self.around.reports.failures.remove(device.id());
+                for (child, _) in device.children() {
+                    self.around.reports.opened.forget(&child.config.id);
+                }
                 if !self
                     .devices
                     .iter()
@@ -91,6 +121,12 @@ impl Machine {
     /// The device `id`.
     pub fn device(&self, id: &str) -> Option<&MachineDevice> {
         self.devices.iter().find(|device| device.id() == id)
+    }
+
+    /// What sits on the bus of a device under the id `id`, and what asked for it.
+    pub fn child(&self, id: &str) -> Option<(&Child, &DeviceOption)> {
+        let mut all = self.devices.iter().flat_map(MachineDevice::children);
+        all.find(|(child, _)| child.config.id == id)
     }
 
     /// What tells the guest of devices that come and go.

@@ -39,7 +39,7 @@ impl Machine {
         let affected = self.affected(backends, types, next)?;
         for Affected { at, .. } in &affected {
             let device = &self.devices[*at];
-            if let Some(blocker) = device.blockers(MODE, &self.around.failures).first() {
+            if let Some(blocker) = device.blockers(MODE, &self.around.reports.failures).first() {
                 return Err(blocker.to_string().into());
             }
         }
@@ -127,8 +127,8 @@ impl Machine {
 
     /// Gives one device its new instance, and returns the old one.
     fn exchange(&mut self, one: &Affected<'_>, start: bool) -> Result<Instance, HostError> {
-        let (chardevs, reports) = (&self.chardevs, self.around.reports());
-        let failures = &self.around.failures;
+        let (chardevs, reports) = (&self.chardevs, self.around.reports.clone());
+        let failures = &self.around.reports.failures;
         let device = &mut self.devices[one.at];
         let state = image(device)?;
         let new = device.instance(one.plugin, one.device_type, &one.config, chardevs, reports)?;

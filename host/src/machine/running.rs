@@ -96,7 +96,7 @@ impl Machine {
     pub fn start_devices(&self) {
         for device in &self.devices {
             if let Err(e) = device.start() {
-                self.around.failures.add(device.id(), &e.message);
+                self.around.reports.failures.add(device.id(), &e.message);
             }
         }
     }
@@ -135,8 +135,8 @@ impl Machine {
         for device in &self.devices {
             if let Err(e) = device.quiesce() {
                 // That a broken device does not stop well is nothing new; only its state would miss.
-                let known = self.around.failures.get(device.id()).is_some();
-                self.around.failures.add(device.id(), &e.message);
+                let known = self.around.reports.failures.get(device.id()).is_some();
+                self.around.reports.failures.add(device.id(), &e.message);
                 if save || !known {
                     outcome = outcome.and(Err(e.into()));
                 }
@@ -204,7 +204,7 @@ impl Machine {
         self.stopped.clear();
         for device in &self.devices {
             if let Err(e) = device.reset() {
-                self.around.failures.add(device.id(), &e.message);
+                self.around.reports.failures.add(device.id(), &e.message);
             }
         }
         self.power.reset();

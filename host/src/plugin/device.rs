@@ -7,7 +7,8 @@ use baton_plugin_api::abi::PluginDevice;
 use baton_plugin_api::migration::SUBSECTION;
 use baton_plugin_api::protocol::{DeviceInfo, Reply, Request, StartArguments};
 use baton_plugin_api::{
-    Blocker, Config, DeviceType, Error, Fd, MigrationEvent, Mode, QueueProgress,
+    Blocker, Child, Config, DeviceType, Error, Fd, MigrationEvent, Mode, PropertyKind,
+    QueueProgress, Value,
 };
 
 use super::{Bridge, Plugin};
@@ -152,6 +153,26 @@ impl PluggedDevice {
             Some(other) => Err(self.out_of_place(&other)),
             None => Ok(None),
         }
+    }
+
+    /// Something comes to sit on its own bus; it is quiesced.
+    pub fn attach(&mut self, child: Child) -> Result<(), DeviceError> {
+        self.done(&Request::Attach { child })
+    }
+
+    /// A child leaves, and lets go of its character devices.
+    pub fn detach(&mut self, child: &Child) -> Result<(), DeviceError> {
+        let id = child.config.id.clone();
+        self.done(&Request::Detach { id })?;
+        let kinds = self.device_type.children().iter();
+        let kind = kinds.filter(|kind| kind.name == child.device_type);
+        let properties = kind.flat_map(|kind| &kind.properties);
+        for property in properties.filter(|p| p.kind == PropertyKind::Chardev) {
+            if let Some(Value::String(chardev)) = child.config.properties.get(&property.name) {
+                self.bridge.release(chardev);
+            }
+        }
+        Ok(())
     }
 
     /// Reads a register.

@@ -4,6 +4,7 @@ mod clocks;
 mod device;
 mod elf;
 mod loader;
+mod opened;
 mod registry;
 mod services;
 
@@ -11,6 +12,7 @@ pub use clocks::Clocks;
 pub use device::{DeviceError, PluggedDevice};
 pub use elf::build_id;
 pub use loader::{LoadError, Plugin};
+pub use opened::Opened;
 pub use registry::{PATH_VARIABLE, Registry, RegistryError};
 pub(crate) use services::given;
-pub use services::{Bridge, DeviceBridge, Failures};
+pub use services::{Bridge, DeviceBridge, Failures, Reports};

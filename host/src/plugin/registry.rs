@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use baton_plugin_api::magic::MAGIC_SYMBOL;
-use baton_plugin_api::{DeviceType, PluginDescriptor};
+use baton_plugin_api::{ChildType, DeviceType, PluginDescriptor, Property};
 
 use super::elf;
 use super::loader::{LoadError, Plugin};
@@ -162,10 +162,7 @@ impl Registry {
     }
 
     fn offered(&self, descriptor: &PluginDescriptor) -> Option<(String, PathBuf)> {
-        descriptor.devices.iter().find_map(|device| {
-            let (at, _) = self.devices.get(&device.name)?;
-            Some((device.name.clone(), self.plugins[*at].path.clone()))
-        })
+        offered_by(self.plugins.iter().map(|plugin| &**plugin), descriptor)
     }
 
     /// Every plugin, in the order loaded.
@@ -186,7 +183,9 @@ impl Registry {
         let at = at.unwrap_or(self.plugins.len());
         let mut next = self.clone();
         next.devices.retain(|_, (of, _)| *of != at);
-        if let Some((device, first)) = next.offered(&plugin.descriptor) {
+        let others = self.plugins.iter().enumerate().filter(|(of, _)| *of != at);
+        let others = others.map(|(_, plugin)| &**plugin);
+        if let Some((device, first)) = offered_by(others, &plugin.descriptor) {
             return Err(RegistryError::Twice {
                 device,
                 first,
@@ -212,17 +211,53 @@ impl Registry {
         })
     }
 
+    /// The type `name` of what sits on the bus of a device, and that device's type.
+    pub fn child(&self, name: &str) -> Option<(&DeviceType, &ChildType)> {
+        self.devices().find_map(|(_, parent)| {
+            let mut children = parent.children().iter();
+            children
+                .find(|child| child.name == name)
+                .map(|child| (parent, child))
+        })
+    }
+
+    /// Every type of device and of child, with its properties.
+    pub fn kinds(&self) -> impl Iterator<Item = (&str, &[Property])> {
+        self.devices().flat_map(|(_, of)| {
+            let children = of.children().iter();
+            let children = children.map(|child| (child.name.as_str(), &*child.properties));
+            std::iter::once((of.name.as_str(), &*of.properties)).chain(children)
+        })
+    }
+
+    /// All that may stand after `-device`.
+    fn names(&self) -> impl Iterator<Item = &str> {
+        self.plugins().flat_map(|plugin| plugin.descriptor.names())
+    }
+
     /// The device type `name` and its plugin.
     pub fn device(&self, name: &str) -> Result<(&Plugin, &DeviceType), RegistryError> {
         let Some(&(plugin, device)) = self.devices.get(name) else {
             return Err(RegistryError::Unknown {
                 name: name.to_owned(),
-                nearest: crate::cli::nearest(name, self.devices.keys().map(String::as_str)),
+                nearest: crate::cli::nearest(name, self.names()),
             });
         };
         let plugin = &self.plugins[plugin];
         Ok((plugin, &plugin.descriptor.devices[device]))
     }
+}
+
+/// The first name that `descriptor` and one of these plugins both offer, and that plugin's file.
+fn offered_by<'a>(
+    plugins: impl Iterator<Item = &'a Plugin> + Clone,
+    descriptor: &PluginDescriptor,
+) -> Option<(String, PathBuf)> {
+    descriptor.names().find_map(|name| {
+        let mut plugins = plugins.clone();
+        let other = plugins.find(|other| other.descriptor.names().any(|own| own == name))?;
+        Some((name.to_owned(), other.path.clone()))
+    })
 }
 
 /// The shared objects in a folder, sorted, so that what is loaded does not depend on the disk.

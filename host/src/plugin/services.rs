@@ -10,6 +10,7 @@ use baton_plugin_api::protocol::{HostReply, HostRequest};
 use baton_plugin_api::{Error, Result};
 
 use super::clocks::Clocks;
+use super::opened::Opened;
 use crate::chardev::Chardevs;
 use crate::fdset::{self, Access};
 
@@ -56,11 +57,21 @@ impl Failures {
     }
 }
 
+/// Where the devices of a machine note what they report.
+#[derive(Debug, Clone)]
+pub struct Reports {
+    /// That they are broken.
+    pub failures: Failures,
+    /// That the guest has set a clock.
+    pub clocks: Clocks,
+    /// That the guest has begun or ceased to use a child.
+    pub opened: Opened,
+}
+
 /// The services of one device.
 pub struct Bridge {
     id: String,
-    failures: Failures,
-    clocks: Clocks,
+    reports: Reports,
     /// Gone once the device is: a plugin's log keeps the services of its first device for good, and
     /// must not keep the machine with them.
     live: Mutex<Option<Live>>,
@@ -81,7 +92,7 @@ impl Bridge {
         id: &str,
         preserved: Option<Arc<FdTable>>,
         chardevs: Arc<Chardevs>,
-        (failures, clocks): (Failures, Clocks),
+        reports: Reports,
     ) -> Arc<Self> {
         let live = Mutex::new(Some(Live {
             preserved,
@@ -91,8 +102,7 @@ impl Bridge {
         }));
         Arc::new(Self {
             id: id.to_owned(),
-            failures,
-            clocks,
+            reports,
             live,
         })
     }
@@ -110,6 +120,16 @@ impl Bridge {
             return;
         };
         for chardev in &live.used {
+            live.chardevs.release(chardev, &self.id);
+        }
+    }
+
+    /// The device has let go of a character device.
+    pub fn release(&self, chardev: &str) {
+        let mut lock = self.lock();
+        let Some(live) = &mut *lock else { return };
+        if let Some(at) = live.used.iter().position(|used| used == chardev) {
+            live.used.remove(at);
             live.chardevs.release(chardev, &self.id);
         }
     }
@@ -189,12 +209,16 @@ impl HostServices for Bridge {
             } => passed(&path, write, direct),
             HostRequest::Chardev { id } => self.chardev(&id),
             HostRequest::ClockSet { ahead } => self.live().map(|_| {
-                self.clocks.set(&self.id, ahead);
+                self.reports.clocks.set(&self.id, ahead);
+                HostReply::Done
+            }),
+            HostRequest::GuestOpened { child, open } => self.live().map(|_| {
+                self.reports.opened.set(&child, open);
                 HostReply::Done
             }),
             other => {
                 if let HostRequest::Failed { reason } = &other {
-                    self.failures.add(&self.id, reason);
+                    self.reports.failures.add(&self.id, reason);
                 }
                 self.of_class(other)
             }
@@ -242,13 +266,13 @@ mod tests {
 
     fn bridge(id: &str, preserved: Option<&Arc<FdTable>>) -> Arc<Bridge> {
         let chardevs = Arc::new(Chardevs::new().unwrap());
-        let clocks = Clocks::new(std::sync::mpsc::channel().0);
-        Bridge::new(
-            id,
-            preserved.cloned(),
-            chardevs,
-            (Failures::default(), clocks),
-        )
+        let tell = std::sync::mpsc::channel().0;
+        let reports = Reports {
+            failures: Failures::default(),
+            clocks: Clocks::new(tell.clone()),
+            opened: Opened::new(tell),
+        };
+        Bridge::new(id, preserved.cloned(), chardevs, reports)
     }
 
     fn claim(bridge: &Bridge) -> Result<HostReply> {

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use baton_plugin_api::{DeviceType, PropertyKind};
+use baton_plugin_api::{Config, Property, PropertyKind};
 use serde_json::{Value, json};
 
 use super::machine::{MACHINE_TYPE, backend};
@@ -138,7 +138,22 @@ fn machine(vm: &Vm) -> Node {
         let own = folder(device);
         let place = folders.iter_mut().find(|(name, _)| *name == own);
         if let Some((_, place)) = place {
-            place.child(device.id(), self::device(device));
+            let of = device.device_type();
+            place.child(
+                device.id(),
+                device_node(&of.name, &of.properties, device.config()),
+            );
+        }
+        for (child, said) in device.children() {
+            let own = ["peripheral-anon", "peripheral"][usize::from(said.id.is_some())];
+            let place = folders.iter_mut().find(|(name, _)| *name == own);
+            let of = device.device_type().children().iter();
+            let of = of.filter(|of| of.name == child.device_type);
+            if let Some((_, place)) = place {
+                let properties: Vec<_> = of.flat_map(|of| &of.properties).cloned().collect();
+                let node = device_node(&child.device_type, &properties, &child.config);
+                place.child(&child.config.id, node);
+            }
         }
     }
     if state.machine.is_some() {
@@ -154,11 +169,10 @@ fn machine(vm: &Vm) -> Node {
     node
 }
 
-fn device(device: &MachineDevice) -> Node {
-    let of = device.device_type();
-    let mut node = Node::new(of.name.as_str());
-    for property in &of.properties {
-        if let Some(value) = device.config().properties.get(&property.name) {
+fn device_node(name: &str, properties: &[Property], config: &Config) -> Node {
+    let mut node = Node::new(name);
+    for property in properties {
+        if let Some(value) = config.properties.get(&property.name) {
             node.has(&property.name, kind(&property.kind), json!(value));
         }
     }
@@ -232,8 +246,8 @@ pub fn get(vm: &Vm, path: &str, property: &str) -> Result<Value, QmpError> {
 /// The answer of `qom-list-types`.
 pub fn types(registry: &Registry, implements: Option<&str>, all: bool) -> Value {
     let devices = registry
-        .devices()
-        .map(|(_, of)| (of.name.as_str(), Some("device"), true));
+        .kinds()
+        .map(|(name, _)| (name, Some("device"), true));
     let known: Vec<_> = TYPES.into_iter().chain(devices).collect();
     let is_one = |name: &str, wanted: &str| {
         let mut now = Some(name);
@@ -264,9 +278,8 @@ pub fn types(registry: &Registry, implements: Option<&str>, all: bool) -> Value 
 
 /// The answer of `device-list-properties`.
 pub fn device_properties(registry: &Registry, name: &str) -> Result<Value, QmpError> {
-    let mut devices = registry.devices().map(|(_, of)| of);
-    match devices.find(|of| of.name == name) {
-        Some(of) => Ok(properties(of)),
+    match registry.kinds().find(|(own, _)| *own == name) {
+        Some((_, of)) => Ok(properties(of)),
         None if TYPES.iter().any(|(known, ..)| *known == name) => Err(QmpError::generic(
             "Parameter 'typename' expects a non-abstract device type",
         )),
@@ -279,11 +292,7 @@ pub fn device_properties(registry: &Registry, name: &str) -> Result<Value, QmpEr
 /// The answer of `qom-list-properties`.
 pub fn type_properties(registry: &Registry, name: &str) -> Result<Value, QmpError> {
     let own = json!({ "name": "type", "type": "string" });
-    if let Some(of) = registry
-        .devices()
-        .map(|(_, of)| of)
-        .find(|of| of.name == name)
-    {
+    if let Some((_, of)) = registry.kinds().find(|(own, _)| *own == name) {
         let mut all = vec![own];
         all.extend(properties(of).as_array().cloned().unwrap_or_default());
         return Ok(all.into());
@@ -301,8 +310,8 @@ pub fn type_properties(registry: &Registry, name: &str) -> Result<Value, QmpErro
     Ok(all.into())
 }
 
-fn properties(of: &DeviceType) -> Value {
-    let row = |property: &baton_plugin_api::Property| {
+fn properties(of: &[Property]) -> Value {
+    let row = |property: &Property| {
         let mut row = json!({
             "name": property.name,
             "type": kind(&property.kind),
@@ -313,5 +322,5 @@ fn properties(of: &DeviceType) -> Value {
         }
         row
     };
-    of.properties.iter().map(row).collect()
+    of.iter().map(row).collect()
 }

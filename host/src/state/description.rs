@@ -6,7 +6,7 @@ use baton_migration::HostError;
 use baton_plugin_api::{DeviceType, Section};
 use serde::{Deserialize, Serialize};
 
-use crate::cli::Options;
+use crate::cli::{Options, children};
 use crate::machine::{self, MachineDevice};
 use crate::plugin::{self, Plugin, Registry};
 use crate::vm::Vm;
@@ -127,7 +127,11 @@ pub(crate) fn dump(path: &Path, options: &Options, all: bool) -> Result<(), Host
         let types = registry.devices();
         types.map(|(_, found)| device(None, found)).collect()
     } else {
-        machine::plan(options, machine::Wanted::of(options), &registry)?
+        let wanted = machine::Wanted {
+            devices: &children::seat(&options.devices, &registry)?,
+            ..machine::Wanted::of(options)
+        };
+        machine::plan(options, wanted, &registry)?
             .into_iter()
             .map(|planned| device(Some(planned.config.id), planned.device_type))
             .collect()

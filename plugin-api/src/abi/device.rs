@@ -166,6 +166,8 @@ impl<A: Adapter> Slot<A> {
             Request::Load { .. } => "load",
             Request::Start(_) => "start",
             Request::Save { .. } => "save",
+            Request::Attach { .. } => "attach a child to",
+            Request::Detach { .. } => "detach a child from",
             _ => return Ok(()),
         };
         if self.running {

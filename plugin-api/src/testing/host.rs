@@ -38,6 +38,7 @@ struct State {
     vectors: BTreeMap<u32, MsiMessage>,
     config_changes: u32,
     clocks: Vec<i64>,
+    opened: Vec<(String, bool)>,
     failures: Vec<String>,
     log: Vec<(u32, String)>,
 }
@@ -61,6 +62,11 @@ impl TestHost {
     /// How far the clock was ahead of the host's, in seconds, each time that the guest has set it.
     pub fn clocks_set(&self) -> Vec<i64> {
         self.state().clocks.clone()
+    }
+
+    /// Each time that the guest has begun or ceased to use a child of the device.
+    pub fn guest_opened(&self) -> Vec<(String, bool)> {
+        self.state().opened.clone()
     }
 
     /// Adds a descriptor that the device handed over elsewhere.
@@ -184,6 +190,10 @@ impl HostServices for TestHost {
             }
             HostRequest::ClockSet { ahead } => {
                 state.clocks.push(ahead);
+                HostReply::Done
+            }
+            HostRequest::GuestOpened { child, open } => {
+                state.opened.push((child, open));
                 HostReply::Done
             }
             HostRequest::PciBar { bar, address } => {

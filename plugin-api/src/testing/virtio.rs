@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::{GuestQueue, TestHost, TestRam};
 use crate::abi::Adapter;
 use crate::bus::{VirtioAdapter, VirtioDevice, VirtioInfo};
-use crate::config::Config;
+use crate::config::{Child, Config};
 use crate::error::Result;
 use crate::migration::{Fd, MigrationEvent, Mode};
 use crate::protocol::{DeviceInfo, Reply, Request, StartArguments};
@@ -78,6 +78,17 @@ impl<D: VirtioDevice> TestVirtio<D> {
         }
         self.ram = None;
         Ok(())
+    }
+
+    /// Something comes to sit on its bus.
+    pub fn attach(&mut self, child: Child) -> Result<()> {
+        self.done(Request::Attach { child })
+    }
+
+    /// A child leaves.
+    pub fn detach(&mut self, id: &str) -> Result<()> {
+        let id = id.to_owned();
+        self.done(Request::Detach { id })
     }
 
     /// The driver resets it.

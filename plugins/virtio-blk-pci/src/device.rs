@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use baton_plugin_api::virtio_bindings::virtio_blk::{VIRTIO_BLK_F_CONFIG_WCE, VIRTIO_BLK_F_FLUSH};
 use baton_plugin_api::{
     Config, Device, DeviceType, Drive, Error, Fd, Host, MigrationEvent, Mode, QueueProgress,
-    Result, VirtioDevice, VirtioInfo, VirtioRun, Worker, config_bytes, no_such_section,
+    Result, VirtioDevice, VirtioInfo, VirtioRun, Watched, Worker, config_bytes, no_such_section,
 };
 
 use crate::config_space::{self, CONFIG_LEN, WRITEBACK, bit};
@@ -246,6 +246,7 @@ impl VirtioDevice for Block {
             None => Engine::new(opened.image.clone(), &self.options)?,
         };
         let events = engine.events();
+        let events: Vec<_> = events.into_iter().map(Watched::Readable).collect();
         let service = Service::new(
             Disk {
                 limits: opened.limits.clone(),

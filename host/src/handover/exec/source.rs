@@ -135,7 +135,13 @@ fn old_program(vm: &Vm) -> Result<(OwnedFd, OldProgram), HostError> {
         objects,
         chardevs: chardevs.come.iter().map(option).collect(),
         chardevs_gone: chardevs.gone,
-        devices: changed.then(|| devices.iter().map(described).collect()),
+        devices: changed.then(|| {
+            devices
+                .iter()
+                .flat_map(DeviceOption::family)
+                .map(described)
+                .collect()
+        }),
         plugins: vm.registry().plugins().map(plugin).collect(),
     };
     Ok((exe, old))

@@ -14,7 +14,7 @@ use super::super::target::Target;
 use super::deferred;
 use crate::blockers::check_only_migratable;
 use crate::chardev::Chardevs;
-use crate::cli::Options;
+use crate::cli::{Options, children};
 use crate::control::serve_monitors;
 use crate::exec::{Guard, Handoff, Inherited, Purpose};
 use crate::machine::events::MachineEvent;
@@ -34,9 +34,14 @@ pub fn rehearse(options: &Options, inherited: &Inherited) -> Result<(), HostErro
     let fds = Arc::new(inherited.table()?);
     let chardevs = Arc::new(Chardevs::new()?);
     chardevs.open(&options.chardevs, Some(&fds), true)?;
+    let devices = children::seat(&options.devices, &registry)?;
+    let wanted = Wanted {
+        devices: &devices,
+        ..Wanted::of(options)
+    };
     let machine = Machine::build(
         options,
-        Wanted::of(options),
+        wanted,
         &registry,
         Origin::HandedOver(Mode::CprExec, &fds, &handoff.fingerprint),
         &chardevs,
@@ -184,7 +189,7 @@ impl Succession {
                 state.objects = inherited.objects();
                 vm.chardevs.expect(inherited.chardevs()?);
                 if let Some(devices) = inherited.devices()? {
-                    state.devices = devices;
+                    state.devices = children::seat(&devices, &vm.registry())?;
                 }
             }
             _ => check_incoming(&vm.options, handoff)?,

@@ -18,7 +18,7 @@ use crate::machine::bus::{AddressSpaces, BusDevice};
 use crate::machine::interrupts::{Interrupts, Vector};
 use crate::machine::pci::{BarMap, PciFunction};
 use crate::memory::Ram;
-use crate::plugin::{Bridge, Clocks, DeviceBridge, Failures, PluggedDevice};
+use crate::plugin::{Bridge, DeviceBridge, Failures, PluggedDevice, Reports};
 
 const VIRTIO_VENDOR: u16 = 0x1af4;
 /// Modern devices: VIRTIO 1.3 section 4.1.2.1.
@@ -36,17 +36,8 @@ pub struct Surroundings {
     pub spaces: Arc<AddressSpaces>,
     /// What the device works on.
     pub ram: Arc<Ram>,
-    /// Where failures are noted.
-    pub failures: Failures,
-    /// Where clocks are noted that the guest has set.
-    pub clocks: Clocks,
-}
-
-impl Surroundings {
-    /// Where a device's services note what it reports.
-    pub fn reports(&self) -> (Failures, Clocks) {
-        (self.failures.clone(), self.clocks.clone())
-    }
+    /// Where devices note what they report.
+    pub reports: Reports,
 }
 
 /// What a backend's own threads may do to the transport. They must not wait for its lock: whoever
@@ -385,7 +376,7 @@ impl VirtioPci {
         if reset.is_ok() {
             inner.settled = Ok(());
             self.signals.broken.store(false, Ordering::SeqCst);
-            inner.machine.failures.remove(&self.id);
+            inner.machine.reports.failures.remove(&self.id);
         }
         reset
     }
@@ -393,7 +384,7 @@ impl VirtioPci {
     fn write_status(&self, inner: &mut Inner, value: u8) {
         if value == 0 {
             if let Err(e) = self.reset_device(inner) {
-                self.fail(&inner.machine.failures, &e);
+                self.fail(&inner.machine.reports.failures, &e);
             }
             return;
         }
@@ -409,7 +400,7 @@ impl VirtioPci {
         if now & !before & status::DRIVER_OK != 0
             && let Err(e) = inner.start_backend()
         {
-            self.fail(&inner.machine.failures, &e);
+            self.fail(&inner.machine.reports.failures, &e);
         }
     }
 

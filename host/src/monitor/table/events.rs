@@ -27,6 +27,19 @@ pub(super) static EVENTS: &[Event] = &[
         ])
         .limited_by("qom-path"),
     Event::new(
+        "VSERPORT_CHANGE",
+        "A program in the guest has opened or closed a port",
+    )
+    .has(&[
+        Member::required(
+            "id",
+            Str,
+            "the port's id; of a port without one there is no event",
+        ),
+        Member::required("open", Bool, "whether it is open now"),
+    ])
+    .limited_by("id"),
+    Event::new(
         "DEVICE_DELETED",
         "A device is gone, after `device_del` or by the guest",
     )
