@@ -35,6 +35,7 @@ struct request {
 
 static struct pci_function place;
 static struct virtio virtio;
+static struct queue queue;
 static struct rings rings;
 static struct request requests[BLOCK_SLOTS];
 static uint64_t write_buffers[BLOCK_SLOTS][BLOCK_WORDS] __attribute__((aligned(BLOCK_SIZE)));
@@ -66,7 +67,11 @@ static bool open(void)
     rings = (struct rings){ 0 };
     /* First, since a device may interrupt as soon as it is ready. */
     interrupt_handle(VECTOR_BLK, completed);
-    return virtio_open(&virtio, &place, features, &rings, DESCRIPTORS, VECTOR_BLK);
+    if (!virtio_open(&virtio, &place, features, VECTOR_BLK) ||
+        !virtio_queue(&virtio, &queue, 0, &rings, DESCRIPTORS))
+        return false;
+    virtio_begin(&virtio);
+    return true;
 }
 
 bool blk_wake(void)
@@ -157,7 +162,7 @@ static void submit(unsigned slot, uint32_t type, uint32_t block, void *data)
     chain[last].address = (uint64_t)&request->status;
     chain[last].length = 1;
     chain[last].flags = DESCRIPTOR_WRITE;
-    virtio_offer(&virtio, first);
+    virtio_offer(&queue, first);
     in_flight++;
 }
 
@@ -246,7 +251,7 @@ static void reap(void)
 {
     uint16_t head;
     uint32_t length;
-    while (virtio_take(&virtio, &head, &length)) {
+    while (virtio_take(&queue, &head, &length)) {
         unsigned slot = head / SLOT_DESCRIPTORS;
         if (slot >= BLOCK_SLOTS || report->blk_slot[slot].operation == SLOT_IDLE) {
             report->blk_errors++;
@@ -272,7 +277,7 @@ static void fill(void)
         offered = true;
     }
     if (offered)
-        virtio_notify(&virtio);
+        virtio_notify(&queue);
 }
 
 /* From draining to paused or verifying, from verifying to paused, once nothing is in flight. */

@@ -8,6 +8,7 @@
 #include "cpu.h"
 #include "hotplug.h"
 #include "interrupt.h"
+#include "ports.h"
 #include "report.h"
 #include "sleep.h"
 #include "timer.h"
@@ -39,7 +40,7 @@ static const struct {
     { "resume", blk_resume },   { "reset", reset },         { "poweroff", power_off },
     { "fault", page_fault },     { "triple", triple_fault },
     { "refuse", hotplug_refuse }, { "hammer", hotplug_hammer },
-    { "clock", clock_set },
+    { "clock", clock_set },       { "ports", ports_print },
     { "sleep", sleep_in_real_mode },
     { "sleep-x", sleep_in_flat_mode },
     { "sleep-alarm", sleep_until_alarm },

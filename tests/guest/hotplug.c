@@ -6,6 +6,7 @@
 #include "console.h"
 #include "cpu.h"
 #include "interrupt.h"
+#include "ports.h"
 #include "rng.h"
 
 #define SCI           9
@@ -110,6 +111,7 @@ static void leave(uint8_t slot)
     idle = rng_leave(slot) && idle;
     if (!idle)
         return;
+    ports_leave(slot);
     leaving &= ~(1u << slot);
     out32(base + EJECT, 1u << slot);
     struct pci_function pci = { 0, slot, 0 };

@@ -15,6 +15,7 @@ enum {
     VECTOR_CPU_TIMER = 0x20, /* of every processor but CPU 0 */
     VECTOR_TIMER = 0x21,
     VECTOR_RNG = 0x30, /* and up, one a device */
+    VECTOR_PORTS = 0x50,
     VECTOR_BLK = 0x60,
     VECTOR_SERIAL = 0x70,
     VECTOR_SCI = 0x71,

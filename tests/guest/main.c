@@ -10,15 +10,17 @@
 #include "interrupt.h"
 #include "memory.h"
 #include "pci.h"
+#include "ports.h"
 #include "processors.h"
 #include "report.h"
 #include "rng.h"
 #include "sleep.h"
 #include "timer.h"
 
-#define VIRTIO_VENDOR 0x1af4
-#define VIRTIO_BLK    0x1042
-#define VIRTIO_RNG    0x1044
+#define VIRTIO_VENDOR  0x1af4
+#define VIRTIO_BLK     0x1042
+#define VIRTIO_CONSOLE 0x1043
+#define VIRTIO_RNG     0x1044
 
 #define DEFAULT_HZ   1000
 #define DEFAULT_PACE 4
@@ -33,6 +35,8 @@ static void found(const struct pci_function *pci, uint16_t vendor, uint16_t devi
         blk_open(pci);
     else if (device == VIRTIO_RNG)
         rng_open(pci);
+    else if (device == VIRTIO_CONSOLE)
+        ports_open(pci);
 }
 
 /* After the start, when devices begin at once. */
@@ -53,6 +57,7 @@ static void serve(void)
     commands_serve();
     blk_serve();
     rng_serve();
+    ports_serve();
     hotplug_serve();
     sleep_serve();
 }

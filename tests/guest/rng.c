@@ -15,6 +15,7 @@
 struct rng {
     struct pci_function place;
     struct virtio virtio;
+    struct queue queue;
     volatile bool interrupted;
     bool open, leaving, in_flight;
     uint8_t slot;
@@ -42,7 +43,11 @@ static bool open(unsigned index)
     rings[index] = (struct rings){ 0 };
     /* First, since a device may interrupt as soon as it is ready. */
     interrupt_handle(VECTOR_RNG + index, completed);
-    return virtio_open(&rng->virtio, &rng->place, 0, &rings[index], 1, VECTOR_RNG + index);
+    if (!virtio_open(&rng->virtio, &rng->place, 0, VECTOR_RNG + index) ||
+        !virtio_queue(&rng->virtio, &rng->queue, 0, &rings[index], 1))
+        return false;
+    virtio_begin(&rng->virtio);
+    return true;
 }
 
 void rng_rest(bool rest)
@@ -133,7 +138,7 @@ static void reap(unsigned index)
     struct rng *rng = &rngs[index];
     uint16_t head;
     uint32_t length;
-    while (virtio_take(&rng->virtio, &head, &length)) {
+    while (virtio_take(&rng->queue, &head, &length)) {
         report->rng_requests++;
         report->rng_done[index]++;
         if (head != 0 || length == 0 || length > REQUEST_SIZE || !rng->in_flight) {
@@ -158,8 +163,8 @@ static void fill(unsigned index)
     descriptor->length = REQUEST_SIZE;
     descriptor->flags = DESCRIPTOR_WRITE;
     rng->in_flight = true;
-    virtio_offer(&rng->virtio, 0);
-    virtio_notify(&rng->virtio);
+    virtio_offer(&rng->queue, 0);
+    virtio_notify(&rng->queue);
 }
 
 void rng_serve(void)

@@ -7,6 +7,7 @@
 #include "cpu.h"
 #include "hotplug.h"
 #include "interrupt.h"
+#include "ports.h"
 #include "processors.h"
 #include "report.h"
 #include "rng.h"
@@ -102,6 +103,7 @@ static void want(enum kind kind)
     if (disk_ran)
         blk_pause();
     rng_rest(true);
+    ports_rest(true);
 }
 
 void sleep_in_real_mode(void)
@@ -216,6 +218,7 @@ static void sleep_now(void)
         console_use_interrupt();
     expect(blk_wake(), "the disk was not reset, or does not come back");
     expect(rng_wake(), "an entropy device was not reset, or does not come back");
+    expect(ports_wake(), "the console device was not reset, or does not come back");
     /* The time for which it slept is no gap between two ticks. */
     report->last_tick_tsc = 0;
     timer_start(report->timer_hz);
@@ -225,6 +228,7 @@ static void sleep_now(void)
     if (disk_ran)
         blk_resume();
     rng_rest(false);
+    ports_rest(false);
     print("WOKEN %lu status=%lx errors=%lu\n", report->wakes, report->wake_status,
           report->wake_errors);
     interrupts_on();
@@ -233,6 +237,6 @@ static void sleep_now(void)
 void sleep_serve(void)
 {
     bool disk_rests = report->blk_state == BLK_ABSENT || report->blk_state == BLK_PAUSED;
-    if (wanted != AWAKE && disk_rests && rng_rests())
+    if (wanted != AWAKE && disk_rests && rng_rests() && ports_rest_now())
         sleep_now();
 }

@@ -52,18 +52,44 @@ static void write64(uint64_t address, uint64_t value)
     mmio_write32(address + 4, value >> 32);
 }
 
-static const char *set_up(struct virtio *virtio, const struct pci_function *pci, uint64_t common,
-                          uint32_t wanted_features, uint16_t descriptors, unsigned vector)
+static bool give_up(struct virtio *virtio, const char *problem)
 {
-    virtio->was_reset = mmio_read8(common + DEVICE_STATUS) == 0;
-    mmio_write8(common + DEVICE_STATUS, 0);
-    while (mmio_read8(common + DEVICE_STATUS) != 0)
+    if (virtio->common != 0)
+        mmio_write8(virtio->common + DEVICE_STATUS, FAILED);
+    pci_print(&virtio->place);
+    print("%s\n", problem);
+    return false;
+}
+
+void virtio_reset(struct virtio *virtio)
+{
+    mmio_write8(virtio->common + DEVICE_STATUS, 0);
+    while (mmio_read8(virtio->common + DEVICE_STATUS) != 0)
         relax();
+}
+
+bool virtio_open(struct virtio *virtio, const struct pci_function *pci, uint32_t wanted_features,
+                 unsigned vector)
+{
+    pci_enable(pci);
+    unsigned capability;
+    virtio->place = *pci;
+    virtio->config = find(pci, TYPE_DEVICE, &capability);
+    virtio->notify = find(pci, TYPE_NOTIFY, &capability);
+    virtio->notify_multiplier = 0;
+    if (virtio->notify != 0)
+        virtio->notify_multiplier = pci_read32(pci, capability + CAP_NOTIFY_MULTIPLIER);
+    uint64_t common = virtio->common = find(pci, TYPE_COMMON, &capability);
+    if (common == 0 || virtio->notify == 0)
+        return give_up(virtio, "has no modern virtio registers");
+
+    virtio->was_reset = mmio_read8(common + DEVICE_STATUS) == 0;
+    virtio_reset(virtio);
     mmio_write8(common + DEVICE_STATUS, ACKNOWLEDGE | DRIVER);
 
     mmio_write32(common + DEVICE_FEATURE_SELECT, 1);
     if (!(mmio_read32(common + DEVICE_FEATURE) & FEATURE_VERSION_1_HIGH))
-        return "has no VIRTIO_F_VERSION_1";
+        return give_up(virtio, "has no VIRTIO_F_VERSION_1");
     mmio_write32(common + DEVICE_FEATURE_SELECT, 0);
     virtio->features = mmio_read32(common + DEVICE_FEATURE) & wanted_features;
     mmio_write32(common + DRIVER_FEATURE_SELECT, 0);
@@ -72,84 +98,70 @@ static const char *set_up(struct virtio *virtio, const struct pci_function *pci,
     mmio_write32(common + DRIVER_FEATURE, FEATURE_VERSION_1_HIGH);
     mmio_write8(common + DEVICE_STATUS, ACKNOWLEDGE | DRIVER | FEATURES_OK);
     if (!(mmio_read8(common + DEVICE_STATUS) & FEATURES_OK))
-        return "refuses the features";
+        return give_up(virtio, "refuses the features");
 
     if (!pci_msix_enable(pci, vector))
-        return "has no usable MSI-X";
+        return give_up(virtio, "has no usable MSI-X");
     mmio_write16(common + CONFIG_VECTOR, NO_VECTOR);
-    mmio_write16(common + QUEUE_SELECT, 0);
-    virtio->size = mmio_read16(common + QUEUE_SIZE_FIELD);
-    if (virtio->size < descriptors)
-        return "has a queue that is too small";
-    if (virtio->size > QUEUE_SIZE)
-        virtio->size = QUEUE_SIZE;
-    mmio_write16(common + QUEUE_SIZE_FIELD, virtio->size);
-    mmio_write16(common + QUEUE_VECTOR, 0);
-    if (mmio_read16(common + QUEUE_VECTOR) != 0)
-        return "refuses the queue's interrupt";
-    write64(common + QUEUE_DESCRIPTORS, (uint64_t)virtio->rings->descriptors);
-    write64(common + QUEUE_DRIVER, (uint64_t)&virtio->rings->available);
-    write64(common + QUEUE_DEVICE, (uint64_t)&virtio->rings->used);
-    mmio_write16(common + QUEUE_ENABLE, 1);
-    mmio_write8(common + DEVICE_STATUS, ACKNOWLEDGE | DRIVER | FEATURES_OK | DRIVER_OK);
-    return NULL;
-}
-
-bool virtio_open(struct virtio *virtio, const struct pci_function *pci, uint32_t wanted_features,
-                 volatile struct rings *rings, uint16_t descriptors, unsigned vector)
-{
-    pci_enable(pci);
-    unsigned capability;
-    virtio->rings = rings;
-    virtio->next_available = virtio->next_used = 0;
-    rings->available.index = rings->used.index = 0;
-    virtio->config = find(pci, TYPE_DEVICE, &capability);
-    virtio->notify = find(pci, TYPE_NOTIFY, &capability);
-    uint32_t multiplier = 0;
-    if (virtio->notify != 0)
-        multiplier = pci_read32(pci, capability + CAP_NOTIFY_MULTIPLIER);
-    uint64_t common = find(pci, TYPE_COMMON, &capability);
-
-    const char *problem = "has no modern virtio registers";
-    if (common != 0 && virtio->notify != 0) {
-        problem = set_up(virtio, pci, common, wanted_features, descriptors, vector);
-        if (problem != NULL)
-            mmio_write8(common + DEVICE_STATUS, FAILED);
-    }
-    if (problem != NULL) {
-        pci_print(pci);
-        print("%s\n", problem);
-        return false;
-    }
-    virtio->notify += (uint64_t)multiplier * mmio_read16(common + QUEUE_NOTIFY_OFFSET);
     return true;
 }
 
-void virtio_offer(struct virtio *virtio, uint16_t head)
+bool virtio_queue(struct virtio *virtio, struct queue *queue, uint16_t number,
+                  volatile struct rings *rings, uint16_t descriptors)
 {
-    virtio->rings->available.ring[virtio->next_available % virtio->size] = head;
-    virtio->next_available++;
-    /* The device may look at the chain as soon as the index covers it. */
-    compiler_barrier();
-    virtio->rings->available.index = virtio->next_available;
+    uint64_t common = virtio->common;
+    *queue = (struct queue){ .rings = rings, .number = number };
+    rings->available.index = rings->used.index = 0;
+    mmio_write16(common + QUEUE_SELECT, number);
+    queue->size = mmio_read16(common + QUEUE_SIZE_FIELD);
+    if (queue->size < descriptors)
+        return give_up(virtio, "has a queue that is too small");
+    if (queue->size > QUEUE_SIZE)
+        queue->size = QUEUE_SIZE;
+    mmio_write16(common + QUEUE_SIZE_FIELD, queue->size);
+    mmio_write16(common + QUEUE_VECTOR, 0);
+    if (mmio_read16(common + QUEUE_VECTOR) != 0)
+        return give_up(virtio, "refuses the queue's interrupt");
+    write64(common + QUEUE_DESCRIPTORS, (uint64_t)rings->descriptors);
+    write64(common + QUEUE_DRIVER, (uint64_t)&rings->available);
+    write64(common + QUEUE_DEVICE, (uint64_t)&rings->used);
+    mmio_write16(common + QUEUE_ENABLE, 1);
+    uint32_t offset = mmio_read16(common + QUEUE_NOTIFY_OFFSET);
+    queue->notify = virtio->notify + (uint64_t)virtio->notify_multiplier * offset;
+    return true;
 }
 
-void virtio_notify(struct virtio *virtio)
+void virtio_begin(struct virtio *virtio)
+{
+    uint8_t status = ACKNOWLEDGE | DRIVER | FEATURES_OK | DRIVER_OK;
+    mmio_write8(virtio->common + DEVICE_STATUS, status);
+}
+
+void virtio_offer(struct queue *queue, uint16_t head)
+{
+    queue->rings->available.ring[queue->next_available % queue->size] = head;
+    queue->next_available++;
+    /* The device may look at the chain as soon as the index covers it. */
+    compiler_barrier();
+    queue->rings->available.index = queue->next_available;
+}
+
+void virtio_notify(struct queue *queue)
 {
     /* A device that asked not to be notified looks at the index once more after it asks to be
        again. That saves us only if the index is out before the flag is read. */
     full_barrier();
-    if (!(virtio->rings->used.flags & USED_NO_NOTIFY))
-        mmio_write16(virtio->notify, 0);
+    if (!(queue->rings->used.flags & USED_NO_NOTIFY))
+        mmio_write16(queue->notify, queue->number);
 }
 
-bool virtio_take(struct virtio *virtio, uint16_t *head, uint32_t *length)
+bool virtio_take(struct queue *queue, uint16_t *head, uint32_t *length)
 {
-    if (virtio->rings->used.index == virtio->next_used)
+    if (queue->rings->used.index == queue->next_used)
         return false;
     compiler_barrier();
-    *head = virtio->rings->used.ring[virtio->next_used % virtio->size].head;
-    *length = virtio->rings->used.ring[virtio->next_used % virtio->size].length;
-    virtio->next_used++;
+    *head = queue->rings->used.ring[queue->next_used % queue->size].head;
+    *length = queue->rings->used.ring[queue->next_used % queue->size].length;
+    queue->next_used++;
     return true;
 }
