@@ -62,7 +62,8 @@ pub(crate) fn transfer(life: &mut Life) -> Result<Took> {
     set_mode(source, "cpr-transfer")?;
     let start = Instant::now();
     source.command("migrate", &json!({ "channels": target.channels() }))?;
-    let downtime = completed(source)?;
+    // When the target gives up, only it knows why.
+    let downtime = completed(source).with_context(|| target.name())?;
     has_guest(&mut target, &stays)?;
     let took = Took::since(start, downtime);
     let mut source = std::mem::replace(&mut life.now, target);
