@@ -160,7 +160,7 @@ use_passed_disk() {
         [ "$(dd if="$disk" bs=4096 skip=$at count=1 iflag=direct 2>/dev/null)" = "$text" ] ||
             fault "block $n on the passed-through disk is not what was written"
         echo $n >/tmp/passed.count
-        if [ $((n % 20)) = 0 ]; then
+        if [ $((n % 10)) = 0 ]; then
             before=$interrupts
             interrupts=$(passed_interrupts)
             more=$((interrupts < before ? interrupts : interrupts - before))

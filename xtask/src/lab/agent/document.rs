@@ -43,6 +43,7 @@ pub(crate) fn run(vmm: Vmm) -> Result<String> {
     suspended(&mut life, tty).context("cpr-reboot, example 2")?;
     vfio::passed_disk_works(&mut life).context("After cpr-reboot, example 2")?;
     let blocks = vfio::blocks(&life.end()?)?;
+    passthrough::no_faults()?;
     Ok(format!(
         "{} examples=4 {numbers} {blocks}",
         life::heading(vmm, boot)

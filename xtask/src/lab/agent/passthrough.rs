@@ -2,7 +2,7 @@
 
 use super::super::inside;
 use crate::lab::process;
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use baton_testkit::wait::{PATIENCE, wait_for};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,6 +11,8 @@ use std::process::Command;
 const CONTROLLERS: &str = "/sys/class/nvme";
 const DEVICES: &str = "/sys/bus/pci/devices";
 const DRIVER: &str = "vfio-pci";
+/// How Linux begins to tell of accesses that an Intel IOMMU has stopped.
+const FAULT: &str = "handling fault status";
 
 /// Gives the NVMe controller that is there for it to the driver vfio-pci; gives its address, as
 /// `-device vfio-pci,host=` takes it.
@@ -36,6 +38,16 @@ pub(crate) fn bind() -> Result<String> {
     let group = Path::new("/dev/vfio").join(group);
     ensure!(group.exists(), "There is no {}", group.display());
     Ok(address)
+}
+
+/// Sees that L1's IOMMU has stopped no access of the device: it has reached what the guest gave it, whoever
+/// had the guest.
+pub(crate) fn no_faults() -> Result<()> {
+    let said = process::text(&mut Command::new("dmesg"))?;
+    match said.lines().find(|line| line.contains(FAULT)) {
+        Some(line) => bail!("L1's IOMMU complains: {line}"),
+        None => Ok(()),
+    }
 }
 
 /// The address of the controller with the right serial number.
