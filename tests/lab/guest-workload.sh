@@ -4,9 +4,12 @@
 # Busybox's shell finds its own commands, so there are no links to make.
 mount -o remount,rw /
 mount -t tmpfs tmp /tmp
+export PATH=/bin:/sbin
 modulus=4294967296
 # Of 16 KiB each: the writer goes round in the first 8 MiB of the blob.
 blocks=512
+# Of 4 KiB each, on a disk that is passed through.
+passed_blocks=1024
 
 fault() {
     echo "L2-FAULT $*"
@@ -110,6 +113,104 @@ use_second_disk() {
     done
 }
 
+# Block N for the disk that is passed through: 4 KiB that only N gives.
+passed_block() {
+    text="block $((1000000000 + $1)) $((10000000000 + $1 * 2654435761 % modulus)) lab"
+    for _ in 1 2 3 4 5 6 7; do
+        text=$text$text
+    done
+}
+
+# How often that disk's queues have interrupted since the guest last woke: then they are set up anew.
+passed_interrupts() {
+    count=0
+    while read -r _ number _ line; do
+        case $line in
+        *nvme*q[1-9]*) count=$((count + number)) ;;
+        esac
+    done </proc/interrupts
+    echo $count
+}
+
+# A disk that the host has passed through, told by its serial number: numbered blocks go to it, and each
+# is read back from it.
+use_passed_disk() {
+    disk=
+    until [ -b "$disk" ]; do
+        [ ! -e /tmp/stop ] || return
+        for controller in /sys/class/nvme/*; do
+            [ -e "$controller/serial" ] && read -r serial <"$controller/serial" &&
+                [ "$serial" = baton-lab ] && disk=/dev/${controller##*/}n1
+        done
+        usleep 200000
+    done
+    echo "$disk" >/tmp/passed.found
+    word=$(dd if="$disk" bs=4096 count=1 iflag=direct 2>/dev/null | head -c 25)
+    [ "$word" = "baton lab: passed through" ] || fault "the passed-through disk begins with '$word'"
+    n=0
+    total=0
+    still=0
+    interrupts=$(passed_interrupts)
+    while [ ! -e /tmp/stop ]; do
+        n=$((n + 1))
+        at=$((1 + (n - 1) % passed_blocks))
+        passed_block $n
+        printf %s "$text" | dd of="$disk" bs=4096 seek=$at count=1 oflag=direct conv=notrunc,fsync 2>/dev/null ||
+            fault "block $n was not written to the passed-through disk"
+        [ "$(dd if="$disk" bs=4096 skip=$at count=1 iflag=direct 2>/dev/null)" = "$text" ] ||
+            fault "block $n on the passed-through disk is not what was written"
+        echo $n >/tmp/passed.count
+        if [ $((n % 10)) = 0 ]; then
+            before=$interrupts
+            interrupts=$(passed_interrupts)
+            more=$((interrupts < before ? interrupts : interrupts - before))
+            total=$((total + more))
+            if [ $more -gt 0 ]; then
+                still=0
+                echo "passed disk holds $n blocks after $total interrupts"
+                echo $total >/tmp/passed.interrupts
+            else
+                # Set up anew, they may have come to the same number once.
+                still=$((still + 1))
+                [ $still = 1 ] || fault "the passed-through disk does not interrupt any more after $total times"
+            fi
+        fi
+        usleep 50000
+    done
+    touch /tmp/passed.done
+}
+
+# All of it once more, as the last round left it.
+verify_passed_disk() {
+    read -r disk </tmp/passed.found
+    read -r n </tmp/passed.count
+    count=$((n < passed_blocks ? n : passed_blocks))
+    at=0
+    while [ $at -lt $count ]; do
+        at=$((at + 1))
+        passed_block $((at + (n - at) / passed_blocks * passed_blocks))
+        printf %s "$text"
+    done >/tmp/expected
+    dd if="$disk" bs=4096 skip=1 count=$count iflag=direct 2>/dev/null | cmp - /tmp/expected ||
+        fault "the blocks on the passed-through disk are not what was written"
+}
+
+# The guest agent, once the machine has its port. The link is what udev makes of the port's name.
+serve_agent() {
+    port=org.qemu.guest_agent.0
+    mkdir -p /dev/virtio-ports
+    while [ ! -e /tmp/stop ]; do
+        for candidate in /sys/class/virtio-ports/*; do
+            [ -e "$candidate/name" ] && read -r name <"$candidate/name" && [ "$name" = $port ] || continue
+            ln -sf "/dev/${candidate##*/}" /dev/virtio-ports/$port
+            echo "guest agent starts"
+            qemu-ga -m virtio-serial -p /dev/virtio-ports/$port -t /tmp
+            echo "guest agent ended with status $?"
+        done
+        usleep 200000
+    done
+}
+
 second_word() {
     dd if=/dev/vda bs=4096 skip=8192 count=1 iflag=direct 2>/dev/null | head -c 12 | tail -c 4
 }
@@ -142,7 +243,9 @@ read_mailbox() {
 
 finish() {
     tries=0
-    for worker in records sums draws; do
+    workers="records sums draws"
+    [ -e /tmp/passed.found ] && workers="$workers passed"
+    for worker in $workers; do
         while [ ! -e /tmp/$worker.done ]; do
             tries=$((tries + 1))
             if [ $tries -gt 600 ]; then
@@ -165,6 +268,7 @@ finish() {
 
     size=$((written < blocks ? written * 16384 : blocks * 16384))
     head -c $size /tmp/blob | cmp - /data/blocks || fault "the blocks on the disk are not what was written"
+    [ ! -e /tmp/passed.found ] || verify_passed_disk
 }
 
 read -r up _ </proc/uptime
@@ -177,6 +281,8 @@ draw &
 read_mailbox &
 watch_rngs &
 use_second_disk &
+use_passed_disk &
+[ -e /sbin/qemu-ga ] && serve_agent &
 
 tick=0
 while [ ! -e /tmp/stop ]; do
@@ -191,6 +297,8 @@ if [ -e /tmp/faults ]; then
     result="failed: $(head -n 1 /tmp/faults)"
 else
     result="ok records=$(cat /tmp/records.count) sums=$(cat /tmp/sums.count) draws=$(cat /tmp/draws.count)"
+    [ -e /tmp/passed.found ] &&
+        result="$result nvme=$(cat /tmp/passed.count) nvme_interrupts=$(cat /tmp/passed.interrupts)"
 fi
 mount -o remount,ro / || result="failed: the root does not become read-only"
 echo "L2-RESULT $result"

@@ -74,6 +74,8 @@ impl Apt {
     pub(crate) fn download(&self, package: &str, into: &Path) -> Result<PathBuf> {
         process::output(
             self.command("apt-get")
+                // What this machine has installed may be newer than what the mirror has.
+                .args(["-o", "Dir::State::status=/dev/null"])
                 .args(["download", package])
                 .current_dir(into),
         )

@@ -18,6 +18,7 @@ JOB      transfer       boot a guest and hand it over by cpr-transfer (the defau
          kexec          keep a guest, boot the outer machine into another kernel, go on there
          suspend        let a guest suspend itself to RAM, migrate it asleep, and wake it
          document       replay the examples of QEMU's document on CPR, as printed there
+         vfio           give a guest a disk by VFIO, let its agent suspend it, migrate and wake it
          update         boot a guest and replace its Baton by `baton update`
          boot           boot a guest and let it work, no handover
          FILE.sh        run a script of your own in the outer machine
@@ -170,10 +171,11 @@ fn parse(args: &[String]) -> Result<(Job, Options)> {
         "kexec" => Job::Kexec,
         "suspend" => Job::Suspend,
         "document" => Job::Document,
+        "vfio" => Job::Vfio,
         "update" => Job::Update,
         file if file.ends_with(".sh") => Job::Script(file.into()),
         other => bail!(
-            "No job `{other}`: it is transfer, modes, hotplug, kexec, suspend, document, update, boot or a FILE.sh"
+            "No job `{other}`: it is transfer, modes, hotplug, kexec, suspend, document, vfio, update, boot or a FILE.sh"
         ),
     };
     Ok((job, options))

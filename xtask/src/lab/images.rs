@@ -74,7 +74,7 @@ pub(crate) fn l1(
     let kernel = &packages.kernel.image;
     cpio.file(inside::KERNEL, 0o644, &read(kernel)?)?;
     cpio.file(inside::INITRAMFS, 0o644, &guest_initramfs(packages)?)?;
-    cpio.file(inside::DISK, 0o644, &guest_disk(packages, scratch)?)?;
+    cpio.file(inside::DISK, 0o644, &guest_disk(packages, job, scratch)?)?;
     cpio.file(inside::RUN, 0o755, run_script(job, options)?.as_bytes())?;
     cpio.finish()
 }
@@ -188,7 +188,7 @@ fn guest_initramfs(packages: &Packages) -> Result<Vec<u8>> {
 }
 
 /// The guest's root: an ext4 file system and, behind it, the mailbox block.
-fn guest_disk(packages: &Packages, scratch: &Path) -> Result<Vec<u8>> {
+fn guest_disk(packages: &Packages, job: &Job, scratch: &Path) -> Result<Vec<u8>> {
     let tree = scratch.join("guest-root");
     for folder in ["bin", "sbin", "dev", "proc", "sys", "tmp", "data"] {
         let folder = tree.join(folder);
@@ -204,6 +204,9 @@ fn guest_disk(packages: &Packages, scratch: &Path) -> Result<Vec<u8>> {
     let executable = std::os::unix::fs::PermissionsExt::from_mode(0o755);
     fs::set_permissions(&init, executable)
         .with_context(|| format!("Cannot make {} executable", init.display()))?;
+    if job.passes_through() {
+        packages.agent.install(&tree)?;
+    }
 
     let image = scratch.join("guest.img");
     File::create(&image)

@@ -18,6 +18,12 @@ pub(crate) const SYSTEM: &str = "/sbin";
 /// What is in here at the end comes back to L0.
 pub(crate) const OUT: &str = "/out";
 
+/// The serial number of the NVMe disk that can be passed through, which tells it from all others. It has
+/// its own word at its start; numbered blocks of 4 KiB follow, round and round.
+pub(crate) const NVME_SERIAL: &str = "baton-lab";
+pub(crate) const NVME_MAGIC: &str = "baton lab: passed through";
+pub(crate) const NVME_BLOCKS: u64 = 1024;
+
 /// Size of the guest's file system, at the start of its disk.
 pub(crate) const FILE_SYSTEM: u64 = 32 << 20;
 /// One block behind the file system, in which the agent leaves the guest a word. The guest reads it

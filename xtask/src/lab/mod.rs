@@ -9,6 +9,7 @@
 
 mod apt;
 mod cpio;
+mod guest_agent;
 mod images;
 mod inside;
 mod libraries;
@@ -16,6 +17,7 @@ mod modules;
 mod needs;
 mod outer;
 mod packages;
+mod passthrough;
 mod paths;
 mod process;
 mod report;
@@ -46,6 +48,8 @@ pub(crate) enum Job {
     Suspend,
     /// Boot a guest and replay the examples of QEMU's document on it.
     Document,
+    /// Give a guest a disk of L1's by VFIO, let its agent suspend it, migrate it asleep, wake it.
+    Vfio,
     /// Boot a guest and let `baton update` replace its VMM, by builds that fail too.
     Update,
     /// Run this shell script as `/lab/run`; its exit status is the result.
@@ -64,9 +68,18 @@ impl Job {
             Self::Kexec => Some(format!("kexec {vmm}")),
             Self::Suspend => Some(format!("suspend {vmm}")),
             Self::Document => Some(format!("document {vmm}")),
+            Self::Vfio => Some(format!("vfio {vmm}")),
             Self::Update => Some(format!("update {vmm}")),
             Self::Script(_) | Self::Shell => None,
         }
+    }
+
+    /// Whether L1 has a disk to pass through, and the guest an agent. Scripts and people have all there is.
+    fn passes_through(&self) -> bool {
+        matches!(
+            self,
+            Self::Vfio | Self::Document | Self::Script(_) | Self::Shell
+        )
     }
 
     /// Whether the job needs what QEMU has not, or not yet: modes, a way back from S3 for a guest

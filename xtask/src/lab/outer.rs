@@ -2,7 +2,7 @@
 
 use super::packages::{self, Packages};
 use super::report::Console;
-use super::{Job, LabReport, Options, Vmm, images, needs, paths};
+use super::{Job, LabReport, Options, Vmm, images, needs, passthrough, paths};
 use anyhow::{Context, Result, bail};
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Write};
@@ -113,6 +113,11 @@ fn attempt(
         options.cpus,
         memory >> 20
     )));
+    let passed_through = folder.join("nvme.img");
+    if job.passes_through() {
+        passthrough::make(&passed_through)?;
+        qemu.args(passthrough::arguments(&passed_through));
+    }
     let start = Instant::now();
     if *job == Job::Shell {
         qemu.args(["-serial", "mon:stdio"]);
@@ -137,10 +142,16 @@ fn attempt(
         return Ok(None);
     }
     unpack_results(folder);
-    let passed = console.passed();
+    let mut passed = console.passed();
     let mut summary = console.summary();
     if !console.finished() {
         summary += &why_no_result(folder, wall, options.timeout);
+    }
+    if let (true, Some(blocks)) = (passed, console.values().get("nvme"))
+        && let Err(error) = passthrough::check(&passed_through, blocks)
+    {
+        passed = false;
+        summary = format!("{error:#}");
     }
     let logs = if passed && !options.keep {
         fs::remove_dir_all(folder)

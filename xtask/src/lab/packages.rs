@@ -1,5 +1,7 @@
-//! The Debian packages the lab is made of, unpacked and kept: two kernels and a static busybox.
+//! The Debian packages the lab is made of, unpacked and kept: two kernels, a static busybox, and the
+//! guest agent.
 
+use super::guest_agent::{self, GuestAgent};
 use super::{apt::Apt, paths, process};
 use anyhow::{Context, Result, bail};
 use std::fs::{self, File};
@@ -13,6 +15,7 @@ pub(crate) struct Packages {
     pub kernel: Kernel,
     /// Debian's stable one, which the other takes the place of; without backports they are the same.
     pub older: Kernel,
+    pub agent: GuestAgent,
 }
 
 /// A stock kernel.
@@ -41,28 +44,29 @@ pub(crate) fn get(refresh: bool) -> Result<Packages> {
         return Ok(packages);
     }
     eprintln!(
-        "lab: fetching Debian's kernels and busybox into {}",
+        "lab: fetching Debian's kernels, busybox and guest agent into {}",
         dir.display()
     );
     let apt = Apt::update(dir.with_file_name("apt"))?;
     let kernel = |stable| apt.dependency("linux-image-cloud-amd64", "linux-image-", stable);
     let (newest, older) = (kernel(false)?, kernel(true)?);
-    let busybox = unpack(&apt, &dir, "busybox-static")?;
-    let kernel = unpack(&apt, &dir, &newest)?;
+    let busybox = unpack(&apt, &dir, &["busybox-static"])?;
+    let agent = unpack(&apt, &dir, &guest_agent::PACKAGES)?;
+    let kernel = unpack(&apt, &dir, &[&newest])?;
     let older = if older == newest {
         kernel.clone()
     } else {
-        unpack(&apt, &dir, &older)?
+        unpack(&apt, &dir, &[&older])?
     };
-    let names = [busybox, kernel, older];
+    let names = [busybox, kernel, older, agent];
     let current = names.join("\n");
     let packages = open(&dir, &current)?;
     replace(&list, &current)?;
     Ok(packages)
 }
 
-/// Unpacks one package into a folder named after its file, and gives that name.
-fn unpack(apt: &Apt, dir: &Path, package: &str) -> Result<String> {
+/// Unpacks packages into one folder, named after the file of the first of them, and gives that name.
+fn unpack(apt: &Apt, dir: &Path, packages: &[&str]) -> Result<String> {
     // A run that was interrupted leaves this behind.
     let scratch = dir.join("scratch");
     if scratch.exists() {
@@ -70,26 +74,30 @@ fn unpack(apt: &Apt, dir: &Path, package: &str) -> Result<String> {
             .with_context(|| format!("Cannot empty {}", scratch.display()))?;
     }
     fs::create_dir_all(&scratch).with_context(|| format!("Cannot create {}", scratch.display()))?;
-    let deb = apt.download(package, &scratch)?;
-    let name = deb
-        .file_stem()
-        .map(|n| n.to_string_lossy().into_owned())
-        .unwrap_or_default();
+    let mut name = String::new();
     let tree = scratch.join("tree");
-    process::output(Command::new("dpkg-deb").arg("-x").arg(&deb).arg(&tree))?;
+    for package in packages {
+        let deb = apt.download(package, &scratch)?;
+        process::output(Command::new("dpkg-deb").arg("-x").arg(&deb).arg(&tree))?;
+        fs::remove_file(&deb).with_context(|| format!("Cannot remove {}", deb.display()))?;
+        if name.is_empty() {
+            let stem = deb.file_stem().map(|n| n.to_string_lossy().into_owned());
+            name = stem.unwrap_or_default();
+        }
+    }
     let done = dir.join(&name);
     if done.exists() {
         fs::remove_dir_all(&done).with_context(|| format!("Cannot replace {}", done.display()))?;
     }
     fs::rename(&tree, &done)
-        .with_context(|| format!("Cannot move {package} to {}", done.display()))?;
+        .with_context(|| format!("Cannot move what was unpacked to {}", done.display()))?;
     fs::remove_dir_all(&scratch)?;
     Ok(name)
 }
 
 fn open(dir: &Path, current: &str) -> Result<Packages> {
     let names: Vec<&str> = current.lines().collect();
-    let [busybox, kernel, older] = names[..] else {
+    let [busybox, kernel, older, agent] = names[..] else {
         bail!(
             "{} is damaged: run `cargo xtask lab images --refresh`",
             dir.join("current").display()
@@ -100,6 +108,7 @@ fn open(dir: &Path, current: &str) -> Result<Packages> {
         kernel: open_kernel(&dir.join(kernel))?,
         older: open_kernel(&dir.join(older))?,
         busybox,
+        agent: GuestAgent::new(dir.join(agent)),
     };
     let needed = [
         &packages.busybox,

@@ -92,6 +92,7 @@ fn run_lab(filter: Option<&str>, without: bool, tally: &mut Tally) {
         ("lab: kexec", Job::Kexec),
         ("lab: suspend", Job::Suspend),
         ("lab: document", Job::Document),
+        ("lab: vfio", Job::Vfio),
         ("lab: update", Job::Update),
     ];
     for (name, job) in jobs {

@@ -157,7 +157,7 @@ impl Generation {
     }
 
     /// The process, for an error: its number and the last thing it said.
-    fn name(&self) -> String {
+    pub(crate) fn name(&self) -> String {
         let log = fs::read_to_string(log_file(self.number)).unwrap_or_default();
         match log.lines().rev().find(|line| !line.trim().is_empty()) {
             Some(last) => format!("VMM {} (its last words: {last})", self.number),

@@ -2,15 +2,12 @@
 //! with it, and go again.
 
 use super::super::{Vmm, inside};
-use super::command_line::{Guest, SERIAL};
+use super::command_line::Guest;
 use super::life::{self, Life};
 use super::migration;
-use super::serial::Serial;
-use anyhow::{Context, Result, bail, ensure};
-use baton_testkit::wait::wait_for;
+use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use std::fs::File;
-use std::time::Duration;
 
 /// The image of the disk that comes and goes; as large as what the guest writes to it.
 const IMAGE: &str = "/tmp/second.img";
@@ -18,8 +15,6 @@ const IMAGE_SIZE: u64 = 8 << 20;
 /// The plugin of the disks, and where its next build is.
 const BUILD: &str = "libbaton_virtio_blk_pci.so";
 const NEXT_BUILD: &str = "/tmp/libbaton_virtio_blk_pci.so";
-/// How long the guest may take to notice a device, or to let go of one.
-const NOTICE: Duration = Duration::from_secs(60);
 
 /// Boots a guest, plugs and unplugs, and lets it finish; gives the result line's numbers.
 pub(crate) fn run(vmm: Vmm) -> Result<String> {
@@ -37,25 +32,29 @@ pub(crate) fn run(vmm: Vmm) -> Result<String> {
 }
 
 fn entropy(life: &mut Life) -> Result<()> {
-    let comes = said("rngs virtio_rng.0 virtio_rng.")?;
-    let goes = said("rngs virtio_rng.0 only")?;
+    let comes = life.said("rngs virtio_rng.0 virtio_rng.")?;
+    let goes = life.said("rngs virtio_rng.0 only")?;
     add(life, &json!({ "driver": "virtio-rng-pci", "id": "r1" }))?;
-    wait_said(life, "rngs virtio_rng.0 virtio_rng.", comes + 1)?;
+    life.wait_said("rngs virtio_rng.0 virtio_rng.", comes + 1)?;
     life.goes_on()?;
     remove(life, "r1")?;
-    wait_said(life, "rngs virtio_rng.0 only", goes + 1)?;
+    life.wait_said("rngs virtio_rng.0 only", goes + 1)?;
     println!("LAB an entropy device came, was used, and went");
     life.goes_on()
 }
 
 fn disk(life: &mut Life, hand_over: bool) -> Result<()> {
-    let (comes, rests, leaves) = (said("disk came")?, said("disk rests")?, said("disk left")?);
+    let (comes, rests, leaves) = (
+        life.said("disk came")?,
+        life.said("disk rests")?,
+        life.said("disk left")?,
+    );
     life::tell_of_second_disk(&life.guest.disk, inside::WORK)?;
     add(
         life,
         &json!({ "driver": "virtio-blk-pci", "id": "disk1", "drive": "d1" }),
     )?;
-    wait_said(life, "disk came", comes + 1)?;
+    life.wait_said("disk came", comes + 1)?;
     writes(life)?;
     if hand_over {
         // The successor is told of what has come in the meantime, in the source's own words.
@@ -67,10 +66,10 @@ fn disk(life: &mut Life, hand_over: bool) -> Result<()> {
         writes(life)?;
     }
     life::tell_of_second_disk(&life.guest.disk, inside::REST)?;
-    wait_said(life, "disk rests", rests + 1)?;
+    life.wait_said("disk rests", rests + 1)?;
     remove(life, "disk1")?;
     life.guest.devices.clear();
-    wait_said(life, "disk left", leaves + 1)?;
+    life.wait_said("disk left", leaves + 1)?;
     println!("LAB a disk came, was written, and went");
     life.goes_on()
 }
@@ -110,22 +109,7 @@ fn device(life: &mut Life, id: &str) -> Result<Option<Value>> {
 }
 
 /// The guest writes to the disk for a while.
-pub(crate) fn writes(life: &mut Life) -> Result<()> {
-    let before = said("disk wrote")?;
-    wait_said(life, "disk wrote", before + 2)
-}
-
-fn said(line: &str) -> Result<usize> {
-    Ok(Serial::read(SERIAL)?.said(line))
-}
-
-fn wait_said(life: &mut Life, line: &str, times: usize) -> Result<()> {
-    wait_for(&format!("the guest to say '{line}'"), NOTICE, || {
-        life.now.alive()?;
-        let serial = Serial::read(SERIAL)?;
-        if let Some(result) = serial.result() {
-            bail!("The guest ended before it was told to: {result}");
-        }
-        Ok((serial.said(line) >= times).then_some(()))
-    })
+fn writes(life: &mut Life) -> Result<()> {
+    let before = life.said("disk wrote")?;
+    life.wait_said("disk wrote", before + 2)
 }

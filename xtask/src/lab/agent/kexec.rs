@@ -5,12 +5,11 @@
 //! packed into the one that the next kernel starts with, and the job begins again there.
 
 use super::super::{Vmm, inside};
-use super::command_line::{Guest, SERIAL};
+use super::command_line::Guest;
 use super::generation::Origin;
 use super::life::{self, Life};
 use super::migration::{self, RUNNING, Took};
 use super::next_kernel;
-use super::serial::Serial;
 use crate::lab::process;
 use anyhow::{Context, Result, ensure};
 use baton_testkit::wait::wait_for;
@@ -65,7 +64,7 @@ fn keep(guest: Guest) -> Result<String> {
         "ahead": life.ahead(),
         "began": began,
         "downtime": downtime,
-        "ticks": Serial::read(SERIAL)?.ticks(),
+        "ticks": life.serial()?.ticks(),
         "kernel": kernel()?,
     });
     println!(
@@ -96,7 +95,7 @@ fn go_on(guest: Guest, notes: &Value) -> Result<String> {
     let load = start.elapsed().as_millis();
     let total = now()?.saturating_sub(number("began")?);
     life.goes_on().context("Under the new kernel")?;
-    let serial = Serial::read(SERIAL)?;
+    let serial = life.serial()?;
     let took = Took {
         downtime: number("downtime")? + loaded,
         total,

@@ -2,7 +2,7 @@
 
 use super::super::Vmm;
 use super::super::inside;
-use super::command_line::{Guest, SERIAL};
+use super::command_line::Guest;
 use super::generation::{Generation, Origin};
 use super::serial::Serial;
 use anyhow::{Context, Result, bail};
@@ -16,6 +16,8 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 const BOOT: Duration = Duration::from_secs(180);
 const LIFE: Duration = Duration::from_secs(60);
 const END: Duration = Duration::from_secs(180);
+/// How long the guest may take to notice a device, or to let go of one.
+const NOTICE: Duration = Duration::from_secs(60);
 /// Ticks the guest must make before the first handover and after each: proof that it lives.
 const TICKS_BETWEEN: usize = 10;
 
@@ -39,23 +41,23 @@ impl Life {
     /// Boots the guest and sees it work; gives the milliseconds until it did.
     pub(crate) fn boot(guest: Guest) -> Result<(Self, u128)> {
         let start = Instant::now();
-        let now = Generation::start(0, &guest.line(), Origin::Boot)?;
+        let now = Generation::start(guest.first, &guest.line(), Origin::Boot)?;
         Self::begin(guest, now, start)
     }
 
     /// The same with a person at a terminal.
     pub(crate) fn boot_at_terminal(guest: Guest) -> Result<(Self, u128, Tty)> {
         let start = Instant::now();
-        let (now, tty) = Generation::at_terminal(0, &guest.line(), Origin::Boot)?;
+        let (now, tty) = Generation::at_terminal(guest.first, &guest.line(), Origin::Boot)?;
         let (life, boot) = Self::begin(guest, now, start)?;
         Ok((life, boot, tty))
     }
 
     fn begin(guest: Guest, now: Generation, start: Instant) -> Result<(Self, u128)> {
         let mut life = Self {
+            number: guest.first,
             guest,
             now,
-            number: 0,
             ahead: 0.0,
         };
         life.wait_for_ticks(1, BOOT)?;
@@ -100,17 +102,40 @@ impl Life {
 
     /// Waits until the guest has made a few ticks more than it had before.
     pub(crate) fn goes_on(&mut self) -> Result<()> {
-        let ticks = Serial::read(SERIAL)?.ticks();
+        let ticks = self.serial()?.ticks();
         self.wait_for_ticks(ticks + TICKS_BETWEEN, LIFE)
+    }
+
+    /// What the guest has said so far.
+    pub(crate) fn serial(&self) -> Result<Serial> {
+        Serial::read(&self.guest.serial)
+    }
+
+    /// How many lines that begin with `line` it has said.
+    pub(crate) fn said(&self, line: &str) -> Result<usize> {
+        Ok(self.serial()?.said(line))
+    }
+
+    /// Waits until that are so many.
+    pub(crate) fn wait_said(&mut self, line: &str, times: usize) -> Result<()> {
+        wait_for(&format!("the guest to say '{line}'"), NOTICE, || {
+            let serial = self.serial_of_living()?;
+            Ok((serial.said(line) >= times).then_some(()))
+        })
+    }
+
+    fn serial_of_living(&mut self) -> Result<Serial> {
+        self.now.alive()?;
+        let serial = self.serial()?;
+        if let Some(result) = serial.result() {
+            bail!("The guest ended before it was told to: {result}");
+        }
+        Ok(serial)
     }
 
     fn wait_for_ticks(&mut self, ticks: usize, limit: Duration) -> Result<()> {
         wait_for(&format!("the guest's tick {ticks}"), limit, || {
-            self.now.alive()?;
-            let serial = Serial::read(SERIAL)?;
-            if let Some(result) = serial.result() {
-                bail!("The guest ended before it was told to: {result}");
-            }
+            let serial = self.serial_of_living()?;
             Ok((serial.ticks() >= ticks).then_some(()))
         })
     }
@@ -118,10 +143,10 @@ impl Life {
     /// By how many seconds the guest's time of day is ahead of L1's.
     fn look_at_clock(&mut self) -> Result<f64> {
         let mut ahead = f64::NEG_INFINITY;
-        let mut ticks = Serial::read(SERIAL)?.ticks();
+        let mut ticks = self.serial()?.ticks();
         for _ in 0..LOOKS {
             self.wait_for_ticks(ticks + 1, LIFE)?;
-            let serial = Serial::read(SERIAL)?;
+            let serial = self.serial()?;
             let now = SystemTime::now().duration_since(UNIX_EPOCH);
             let now = now.context("L1's clock is wrong")?.as_secs_f64();
             // What comes late is seen late, and never early.
@@ -139,7 +164,7 @@ impl Life {
         }
         tell_guest(&self.guest.disk, inside::STOP)?;
         let said = wait_for("the guest's own verdict", END, || {
-            Ok(Serial::read(SERIAL)?.result().map(str::to_owned))
+            Ok(self.serial()?.result().map(str::to_owned))
         })?;
         let Some(numbers) = said.strip_prefix("ok ") else {
             bail!("The guest found: {said}")
@@ -149,7 +174,7 @@ impl Life {
             bail!("The guest powered off, but the VMM ended with {status}");
         }
         check_disk(&self.guest.disk)?;
-        let serial = Serial::read(SERIAL)?;
+        let serial = self.serial()?;
         Ok(format!(
             "gap_ms={} drift_ms={:.0} ticks={} {numbers}",
             serial.longest_gap(),

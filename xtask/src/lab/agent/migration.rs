@@ -1,9 +1,7 @@
 //! Each mode's way to take a guest from one program to the next.
 
-use super::command_line::SERIAL;
 use super::generation::{Generation, Origin};
 use super::life::Life;
-use super::serial::Serial;
 use anyhow::{Context, Result, bail, ensure};
 use baton_testkit::wait::wait_for;
 use serde_json::{Value, json};
@@ -45,10 +43,10 @@ pub(crate) fn step(
     name: &str,
     migrate: impl FnOnce(&mut Life) -> Result<Took>,
 ) -> Result<Took> {
-    let ticks = Serial::read(SERIAL)?.ticks();
+    let ticks = life.serial()?.ticks();
     let mut took = migrate(life).with_context(|| name.to_owned())?;
     life.goes_on().with_context(|| format!("After {name}"))?;
-    took.gap = Serial::read(SERIAL)?.longest_gap_after(ticks);
+    took.gap = life.serial()?.longest_gap_after(ticks);
     println!(
         "LAB {name}: downtime {} ms, {} ms in all, {} ms between two ticks",
         took.downtime, took.total, took.gap
@@ -64,7 +62,8 @@ pub(crate) fn transfer(life: &mut Life) -> Result<Took> {
     set_mode(source, "cpr-transfer")?;
     let start = Instant::now();
     source.command("migrate", &json!({ "channels": target.channels() }))?;
-    let downtime = completed(source)?;
+    // When the target gives up, only it knows why.
+    let downtime = completed(source).with_context(|| target.name())?;
     has_guest(&mut target, &stays)?;
     let took = Took::since(start, downtime);
     let mut source = std::mem::replace(&mut life.now, target);

@@ -4,16 +4,19 @@
 mod command_line;
 mod document;
 mod generation;
+mod guest_agent;
 mod hotplug;
 mod kexec;
 mod life;
 mod migration;
 mod modes;
 mod next_kernel;
+mod passthrough;
 mod serial;
 mod suspend;
 mod transfer;
 mod update;
+mod vfio;
 
 use anyhow::{Context, Result, bail};
 use std::process::ExitCode;
@@ -33,9 +36,15 @@ pub(crate) fn main(args: &[String]) -> Result<ExitCode> {
         ["kexec", vmm] => kexec::run(vmm.parse()?),
         ["suspend", vmm] => suspend::run(vmm.parse()?),
         ["document", vmm] => document::run(vmm.parse()?),
+        ["vfio", vmm] => vfio::run(vmm.parse()?),
+        // For a script, which takes the address from here.
+        ["passthrough"] => {
+            println!("{}", passthrough::bind()?);
+            return Ok(ExitCode::SUCCESS);
+        }
         ["update", _] => update::run(),
         _ => bail!(
-            "lab-agent takes `transfer VMM COUNT`, or `modes`, `hotplug`, `kexec`, `suspend`, `document` or `update` with a VMM, and is started by the lab inside its outer machine"
+            "lab-agent takes `transfer VMM COUNT`, or `modes`, `hotplug`, `kexec`, `suspend`, `document`, `vfio` or `update` with a VMM, or `passthrough`, and is started by the lab inside its outer machine"
         ),
     };
     match result {
