@@ -47,6 +47,34 @@ fn a_device_that_no_plugin_offers() -> Result<()> {
 }
 
 #[test]
+fn a_port_without_a_controller_and_a_bus_that_is_not_there() -> Result<()> {
+    needs_kvm!();
+    let controller = ["-device", "virtio-serial-pci,id=vs0", "-device"];
+    let port = "virtserialport,bus=vs1.0";
+    expect(
+        &[&controller[..], &[port]].concat(),
+        &[&format!(
+            "-device {port}: Bus 'vs1.0' not found; there is vs0.0"
+        )],
+    )?;
+    expect(
+        &["-device", "virtserialport", "-device", "virtio-serial-pci"],
+        &[
+            "-device virtserialport: No 'virtio-serial-bus' bus found for device 'virtserialport'; add a \
+           virtio-serial-pci before it",
+        ],
+    )?;
+    expect(
+        &[&controller[..], &["virtserialport,nr=31"]].concat(),
+        &["Parameter 'nr' expects a number from 1 to 30"],
+    )?;
+    expect(
+        &["-device", "virtserialpor"],
+        &["did you mean 'virtserialport'?"],
+    )
+}
+
+#[test]
 fn a_device_that_no_plugin_offers_and_its_help() -> Result<()> {
     let line = refusal(baton()?.args(["-device", "virtio-rng-pic,help"]))?.line()?;
     expect_text(

@@ -26,6 +26,7 @@ mod nodes;
 mod normal;
 mod objects;
 mod pause;
+mod ports;
 mod power;
 mod replace;
 mod runstate;

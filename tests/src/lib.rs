@@ -25,6 +25,7 @@ pub mod scratch;
 pub mod serial;
 pub mod setup;
 pub mod sockets;
+pub mod stream;
 pub mod terminal;
 pub mod transfer;
 pub mod update;

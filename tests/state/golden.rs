@@ -7,7 +7,9 @@ use baton_migration::stream::{Header, SectionData, SectionWriter, StateImage};
 use baton_plugin_api::abi::{PluginDevice, root_module};
 use baton_plugin_api::protocol::{Reply, Request};
 use baton_plugin_api::testing::TestHost;
-use baton_plugin_api::{Chardev, Config, DeviceType, Drive, Mode, PropertyKind, Value, wire};
+use baton_plugin_api::{
+    Chardev, Child, Config, DeviceType, Drive, Mode, PropertyKind, Value, wire,
+};
 use baton_testkit::guest::workspace;
 use baton_testkit::scratch::Scratch;
 use baton_testkit::{Setup, Vmm, needs_kvm};
@@ -137,14 +139,19 @@ fn add(keys: &[Key]) -> Result<()> {
     guest.wait_progress()?;
     let whole = captured(guest)?;
     let image = StateImage::read(&whole[..])?;
-    let number = files(&folder())?.len() + 1;
-    put(&folder().join(format!("guest.{number}.state")), &whole)?;
+    let find = |name: &str| {
+        let of =
+            |section: &&SectionData| section.name.split_once('/').is_some_and(|(_, n)| n == name);
+        image.sections().find(of)
+    };
+    if keys.iter().any(|(_, name, _)| find(name).is_some()) {
+        let number = files(&folder())?.len() + 1;
+        put(&folder().join(format!("guest.{number}.state")), &whole)?;
+    }
     for (owner, name, version) in keys {
         let file = format!("{}.{version}", name.replace('/', "."));
         let path = |file: &str| folder().join(owner).join(format!("{file}.state"));
-        let found = image
-            .sections()
-            .find(|section| section.name.split_once('/').is_some_and(|(_, n)| n == name));
+        let found = find(name);
         let by_hand = by_hand(name, *version)?;
         let payload = match (found, &by_hand) {
             (Some(section), _) => section.payload.clone(),
@@ -204,6 +211,28 @@ fn by_hand(name: &str, version: u32) -> Result<Option<(&'static str, Vec<u8>)>> 
         sectors: u64,
         write_cache: bool,
         in_flight: Vec<Request>,
+    }
+    #[derive(Serialize)]
+    struct Port {
+        id: &'static str,
+        number: u32,
+        name: &'static str,
+        console: bool,
+        open: bool,
+        sent: u32,
+    }
+    #[derive(Serialize)]
+    struct Message {
+        port: u32,
+        event: u16,
+        value: u16,
+    }
+    #[derive(Serialize)]
+    struct Ports {
+        max_ports: u32,
+        driver_ready: bool,
+        ports: Vec<Port>,
+        pending: Vec<Message>,
     }
     #[derive(Serialize)]
     struct Item {
@@ -279,6 +308,31 @@ fn by_hand(name: &str, version: u32) -> Result<Option<(&'static str, Vec<u8>)>> 
                 }],
             })?,
         )),
+        ("virtio-console", 1) => {
+            let port = |id, number, console, open, sent| Port {
+                id,
+                number,
+                name: "",
+                console,
+                open,
+                sent,
+            };
+            let message = |port, event| Message {
+                port,
+                event,
+                value: 1,
+            };
+            let ports = Ports {
+                max_ports: 31,
+                driver_ready: true,
+                ports: vec![
+                    port("virtconsole", 0, true, false, 0),
+                    port("virtserialport", 1, false, true, 7),
+                ],
+                pending: vec![message(0, 4), message(0, 6)],
+            };
+            Some(("", wire::encode(&ports)?))
+        }
         ("virtio-blk", 1) => {
             let disk = Disk {
                 sectors: DISK / 512,
@@ -358,6 +412,18 @@ fn config(device_type: &DeviceType, scratch: &Scratch) -> Result<Config> {
         restoring: Some(Mode::CprReboot),
         ..Config::default()
     };
+    // One of each that may sit on it, with as little said as possible.
+    config.children = device_type
+        .children()
+        .iter()
+        .map(|kind| Child {
+            device_type: kind.name.clone(),
+            config: Config {
+                id: kind.name.clone(),
+                ..Config::default()
+            },
+        })
+        .collect();
     for property in &device_type.properties {
         let name = property.name.clone();
         if property.kind == PropertyKind::Drive {
