@@ -126,7 +126,7 @@ pub(crate) fn common_call<D: Device>(
             let at = device.wake_time().map(since_1970);
             Ok(Reply::WakeTime { at })
         }
-        Request::Attach { child } => device.attach(child).map(|()| Reply::Done),
+        Request::Attach { child } => device.attach(*child).map(|()| Reply::Done),
         Request::Detach { id } => device.detach(&id).map(|()| Reply::Done),
         other => return Err(other),
     })

@@ -70,7 +70,7 @@ pub enum Request {
     /// guest may run. Unsupported: its children are those of its config.
     Attach {
         /// What comes.
-        child: Child,
+        child: Box<Child>,
     },
     /// A child leaves; as [`Request::Attach`].
     Detach {

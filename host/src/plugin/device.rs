@@ -157,6 +157,7 @@ impl PluggedDevice {
 
     /// Something comes to sit on its own bus; it is quiesced.
     pub fn attach(&mut self, child: Child) -> Result<(), DeviceError> {
+        let child = Box::new(child);
         self.done(&Request::Attach { child })
     }
 

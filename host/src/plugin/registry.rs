@@ -162,11 +162,11 @@ impl Registry {
     }
 
     fn offered(&self, descriptor: &PluginDescriptor) -> Option<(String, PathBuf)> {
-        offered_by(self.plugins.iter().map(|plugin| &**plugin), descriptor)
+        offered_by(&self.plugins(), descriptor)
     }
 
     /// Every plugin, in the order loaded.
-    pub fn plugins(&self) -> impl Iterator<Item = &Plugin> {
+    pub fn plugins(&self) -> impl Iterator<Item = &Plugin> + Clone {
         self.plugins.iter().map(|plugin| &**plugin)
     }
 
@@ -185,7 +185,7 @@ impl Registry {
         next.devices.retain(|_, (of, _)| *of != at);
         let others = self.plugins.iter().enumerate().filter(|(of, _)| *of != at);
         let others = others.map(|(_, plugin)| &**plugin);
-        if let Some((device, first)) = offered_by(others, &plugin.descriptor) {
+        if let Some((device, first)) = offered_by(&others, &plugin.descriptor) {
             return Err(RegistryError::Twice {
                 device,
                 first,
@@ -250,7 +250,7 @@ impl Registry {
 
 /// The first name that `descriptor` and one of these plugins both offer, and that plugin's file.
 fn offered_by<'a>(
-    plugins: impl Iterator<Item = &'a Plugin> + Clone,
+    plugins: &(impl Iterator<Item = &'a Plugin> + Clone),
     descriptor: &PluginDescriptor,
 ) -> Option<(String, PathBuf)> {
     descriptor.names().find_map(|name| {

@@ -82,6 +82,7 @@ impl<D: VirtioDevice> TestVirtio<D> {
 
     /// Something comes to sit on its bus.
     pub fn attach(&mut self, child: Child) -> Result<()> {
+        let child = Box::new(child);
         self.done(Request::Attach { child })
     }
 
