@@ -147,12 +147,18 @@ impl ConfigSpace {
         self.add_capability(0x10, &body, &writable)
     }
 
-    /// Adds a BAR of `size` bytes, a power of two of at least 16. An error if it does not fit.
+    /// Adds a BAR of `size` bytes, a power of two of at least 16, or 4 of ports. An error if it does not
+    /// fit.
     pub fn add_bar(&mut self, bar: usize, kind: BarKind, size: u64) -> Result<()> {
         let slots = if kind == BarKind::Memory64 { 2 } else { 1 };
         let most = if self.bytes[HEADER_TYPE] == 1 { 2 } else { 6 };
         let free = bar + slots <= most && self.bars[bar..bar + slots].iter().all(Option::is_none);
-        if !free || !size.is_power_of_two() || size < 16 || (slots == 1 && size > 1 << 31) {
+        let (least, flag_bits) = if kind == BarKind::Port {
+            (4, 0x3)
+        } else {
+            (16, 0xf)
+        };
+        if !free || !size.is_power_of_two() || size < least || (slots == 1 && size > 1 << 31) {
             return Err(Error::invalid(format!(
                 "BAR {bar} of {size:#x} bytes does not fit"
             )));
@@ -166,7 +172,7 @@ impl ConfigSpace {
         self.put(at, &flags.to_le_bytes());
         let width = slots * 4;
         self.writable[at..at + width].copy_from_slice(&mask.to_le_bytes()[..width]);
-        self.writable[at] &= 0xf0;
+        self.writable[at] &= !flag_bits;
         self.bars[bar] = Some((kind, size));
         Ok(())
     }
@@ -188,7 +194,7 @@ impl ConfigSpace {
         writable: &[u8],
     ) -> Result<()> {
         let end = (at + 2 + body.len()).next_multiple_of(4);
-        let fits = at % 4 == 0 && at >= FIRST_CAPABILITY && end <= CAPABILITIES_END;
+        let fits = at.is_multiple_of(4) && at >= FIRST_CAPABILITY && end <= CAPABILITIES_END;
         if !fits || writable.len() > body.len() || !self.is_free(at..end) {
             return Err(Error::invalid(format!("Capability {id:#x} does not fit")));
         }
@@ -212,7 +218,7 @@ impl ConfigSpace {
     /// the rest of it is the caller's to answer for.
     pub fn place_extended(&mut self, at: usize, id: u16, version: u8) -> Result<()> {
         let first = self.last_extended.is_none();
-        let fits = at % 4 == 0 && first == (at == CAPABILITIES_END) && at + 4 <= SIZE;
+        let fits = at.is_multiple_of(4) && first == (at == CAPABILITIES_END) && at + 4 <= SIZE;
         if !fits || at < CAPABILITIES_END || !self.is_free(at..at + 4) {
             return Err(Error::invalid(format!(
                 "Extended capability {id:#x} does not fit"
@@ -385,6 +391,20 @@ mod tests {
         assert_eq!(space.bar_address(0), None);
         assert!(space.write(0x04, &[0x02, 0]).bars);
         assert_eq!(space.bar_address(0), Some(0x1_2345_0000));
+    }
+
+    #[test]
+    fn a_few_ports_are_a_bar_and_as_little_memory_is_not() {
+        let mut space = ConfigSpace::new(Identity::default());
+        space.add_bar(0, BarKind::Port, 4).unwrap();
+        assert!(space.add_bar(1, BarKind::Memory32, 8).is_err());
+        space.write(0x10, &[0xff; 4]);
+        let mut sizing = [0; 4];
+        space.read(0x10, &mut sizing);
+        assert_eq!(u32::from_le_bytes(sizing), 0xffff_fffd);
+        space.write(0x10, &0xc004u32.to_le_bytes());
+        space.write(0x04, &[1, 0]);
+        assert_eq!(space.bar_address(0), Some(0xc004));
     }
 
     #[test]

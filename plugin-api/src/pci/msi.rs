@@ -42,7 +42,7 @@ impl MsiLayout {
     }
 
     /// The capability's bytes, with its header.
-    pub fn len(self) -> usize {
+    pub fn size(self) -> usize {
         match (self.wide, self.maskable) {
             (false, false) => 0x0a,
             (true, false) => 0x0e,
@@ -66,7 +66,7 @@ impl Msi {
                 "An MSI capability of {vectors} messages does not fit"
             )));
         }
-        let mut body = vec![0; layout.len() - 2];
+        let mut body = vec![0; layout.size() - 2];
         let mut writable = body.clone();
         let control = (vectors.trailing_zeros() as u16) << 1
             | if layout.wide { CONTROL_WIDE } else { 0 }

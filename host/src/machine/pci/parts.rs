@@ -28,7 +28,7 @@ impl Part {
     fn check(&self, bar_size: u64) -> Result<()> {
         let Self { bar, offset, size } = *self;
         let end = offset.checked_add(size);
-        let pages = size != 0 && (offset | size) % PAGE == 0;
+        let pages = size != 0 && (offset | size).is_multiple_of(PAGE);
         if pages && end.is_some_and(|end| end <= bar_size) {
             return Ok(());
         }
@@ -65,7 +65,7 @@ impl BarParts {
         part.check(bar_size)?;
         let Part { bar, offset, size } = part;
         let (fd, fd_offset) = memory;
-        if fd_offset % PAGE != 0 {
+        if !fd_offset.is_multiple_of(PAGE) {
             return Err(Error::invalid(format!(
                 "{fd_offset:#x} is not where a page of the descriptor begins"
             )));
