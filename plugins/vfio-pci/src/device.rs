@@ -3,23 +3,19 @@
 use std::sync::Arc;
 
 use baton_plugin_api::bus::CONFIG_REGION;
-use baton_plugin_api::pci::Enabled;
 use baton_plugin_api::vm_memory::{GuestMemoryBackend, GuestMemoryRegion, MemoryRegionAddress};
 use baton_plugin_api::{
-    Blocker, BusClass, Config, Device, DeviceThread, DeviceType, Error, ErrorKind, GuestRam, Host,
-    Mode, PciDevice, PciInfo, Result, Section, no_such_section, tracing, wire,
+    Blocker, BusClass, Config, Device, DeviceThread, DeviceType, Error, Fd, GuestRam, Host,
+    MigrationEvent, Mode, PciDevice, PciInfo, Result, Section, no_such_section, tracing, wire,
 };
 
-use crate::config::COMMAND;
-use crate::emulated::Emulated;
-use crate::hardware::{BARS, Hardware};
-use crate::interrupts::Interrupts;
+use crate::handover::{self, HandedOver, Handover};
+use crate::hardware::BARS;
 use crate::kernel::DmaRange;
-use crate::mapped;
+use crate::opened::Opened;
 use crate::properties::{self, Options};
 use crate::state::VfioSection;
 use crate::vfio::Vfio;
-use crate::watch::{WARNING, Watch};
 
 pub(crate) const SECTION: &str = "vfio-pci";
 
@@ -30,30 +26,16 @@ pub(crate) struct VfioPci {
     options: Options,
     vfio: Arc<Vfio>,
     thread: Option<DeviceThread>,
+    handover: Handover,
     opened: Option<Opened>,
-}
-
-/// The device once it is open.
-struct Opened {
-    host: Host,
-    emulated: Emulated,
-    interrupts: Interrupts,
-    watch: Watch,
-    /// The guest's state has come from elsewhere, and the device does not know yet.
-    loaded: bool,
-    /// The host has been told what of the BARs is memory.
-    mapped: bool,
-    /// That it cannot be reset has been said.
-    warned: bool,
-    // What the others are for, so the last to end.
-    hardware: Hardware,
 }
 
 impl Device for VfioPci {
     fn device_type() -> DeviceType {
         DeviceType {
             properties: properties::properties(),
-            blockers: blockers(),
+            blockers: handover::blockers(),
+            fds: handover::declarations(),
             sections: vec![Section::new(SECTION, 1, 1)],
             ..DeviceType::new(SECTION, BusClass::Pci, "A PCI device of the host (VFIO)")
         }
@@ -64,17 +46,12 @@ impl Device for VfioPci {
     }
 
     fn realize(&mut self) -> Result<()> {
-        let hardware = self.vfio.open(&self.options.device)?;
-        self.opened = Some(Opened {
-            host: self.host.clone(),
-            emulated: Emulated::new(self.host.clone(), &hardware)?,
-            interrupts: Interrupts::default(),
-            watch: Watch::new(&hardware)?,
-            loaded: false,
-            mapped: false,
-            warned: false,
-            hardware,
-        });
+        let device = &self.options.device;
+        let (hardware, adopted) = match HandedOver::claim(&self.host)? {
+            Some(handed) => (self.vfio.adopt(device, handed)?, true),
+            None => (self.vfio.open(device)?, false),
+        };
+        self.opened = Some(Opened::new(&self.host, hardware, adopted)?);
         Ok(())
     }
 
@@ -86,20 +63,43 @@ impl Device for VfioPci {
         if section != SECTION {
             return Err(no_such_section(section));
         }
-        wire::encode(&VfioSection::new(&self.opened_mut()?.emulated.function))
+        let given = self.handover == Handover::Given;
+        let opened = self.opened_mut()?;
+        if given {
+            // The guest stands still, and whoever is handed the device knows next where its memory is.
+            // `start` takes that back.
+            opened.hardware.group().container().take_addresses()?;
+        }
+        wire::encode(&VfioSection::new(&opened.emulated.function))
     }
 
-    /// Nothing goes to the device before the guest runs here: another process may be running it.
     fn load(&mut self, section: &str, _version: u32, data: &[u8]) -> Result<()> {
         if section != SECTION {
             return Err(no_such_section(section));
         }
         let state: VfioSection = wire::decode("the device's state", data)?;
-        let opened = self.opened_mut()?;
-        state.check(&opened.emulated.function)?;
-        opened.emulated.function.load(&state.function)?;
-        opened.loaded = true;
-        Ok(())
+        self.opened_mut()?.load(&state)
+    }
+
+    fn blockers(&mut self, _mode: Mode) -> Vec<Blocker> {
+        let opened = self.opened.as_ref();
+        opened.map_or_else(Vec::new, |it| handover::blockers_of(&it.hardware))
+    }
+
+    fn fds(&mut self, mode: Mode) -> Vec<Fd> {
+        let Some(opened) = self.opened.as_ref().filter(|_| mode.preserves_fds()) else {
+            return Vec::new();
+        };
+        self.handover.give();
+        handover::fds(&opened.hardware)
+    }
+
+    fn notify(&mut self, event: MigrationEvent) {
+        if self.handover.notify(event)
+            && let Some(opened) = &mut self.opened
+        {
+            opened.was_elsewhere();
+        }
     }
 }
 
@@ -144,9 +144,14 @@ impl PciDevice for VfioPci {
 
     fn start(&mut self, memory: GuestRam) -> Result<()> {
         let map = self.options.map;
+        let given = self.handover == Handover::Given;
         let (id, host) = (self.id.clone(), self.host.clone());
         let opened = self.opened_mut()?;
-        opened.hardware.map(&ranges(&memory)?)?;
+        if given {
+            opened.was_elsewhere();
+        }
+        let container = opened.hardware.group().container();
+        container.map(&ranges(&memory)?)?;
         opened.resume()?;
         if map && !std::mem::replace(&mut opened.mapped, true) {
             opened.map_bars();
@@ -174,6 +179,7 @@ impl VfioPci {
             host,
             vfio,
             thread: None,
+            handover: Handover::Idle,
             opened: None,
         })
     }
@@ -181,75 +187,6 @@ impl VfioPci {
     fn opened_mut(&mut self) -> Result<&mut Opened> {
         let missing = || Error::state("It is not realized");
         self.opened.as_mut().ok_or_else(missing)
-    }
-}
-
-impl Opened {
-    /// Lets the interrupts be as the guest has them.
-    fn follow(&mut self) -> Result<()> {
-        self.interrupts
-            .follow(&self.hardware, &self.emulated.function)
-    }
-
-    /// The device becomes what the guest's state says, after that has come from elsewhere.
-    fn resume(&mut self) -> Result<()> {
-        self.emulated.follow_power(&self.hardware);
-        self.emulated.write_command(&self.hardware)?;
-        if !self.loaded {
-            return self.follow();
-        }
-        let function = &self.emulated.function;
-        self.interrupts.bind(&self.hardware, function)?;
-        self.loaded = false;
-        // Some may have come where the state is from, and after it was read.
-        let (Some(Enabled::Msix(vectors)) | Some(Enabled::Msi(vectors))) = function.enabled()
-        else {
-            return Ok(());
-        };
-        (0..vectors).try_for_each(|vector| function.interrupt(vector))
-    }
-
-    /// Back to power-on. Nothing decodes, interrupts or reaches memory before the device is reset, which
-    /// keeps the registers of config space.
-    fn reset(&mut self) -> Result<()> {
-        self.emulated.function.reset();
-        self.interrupts.off(&self.hardware)?;
-        self.loaded = false;
-        self.hardware.write_config(COMMAND as u64, &[0; 2])?;
-        match self.hardware.reset() {
-            Ok(true) => {}
-            Ok(false) if self.warned => {}
-            Ok(false) => {
-                self.warned = true;
-                self.warn(&format!(
-                    "{} has no way to be reset; it is only kept from memory and interrupts, and its \
-                     driver has to do with what it finds",
-                    self.hardware.name()
-                ));
-            }
-            Err(e) => self.warn(&e.message),
-        }
-        self.emulated.follow_power(&self.hardware);
-        Ok(())
-    }
-
-    /// Gives the guest what can be reached without an exit; the rest, or everything if the host does not
-    /// know how, comes as accesses.
-    fn map_bars(&self) {
-        for (bar, region) in (0..).zip(self.hardware.bars()) {
-            for (offset, size) in mapped::parts(bar, region, self.emulated.msix.as_ref()) {
-                let at = region.offset + offset;
-                match self.host.pci_map(bar, offset, size, self.hardware.fd(), at) {
-                    Ok(()) => {}
-                    Err(e) if e.kind == ErrorKind::Unsupported => return,
-                    Err(e) => self.warn(&format!("Accesses to BAR {bar} are slow: {e}")),
-                }
-            }
-        }
-    }
-
-    fn warn(&self, message: &str) {
-        self.host.log(WARNING, module_path!(), message);
     }
 }
 
@@ -270,31 +207,4 @@ fn ranges(memory: &GuestRam) -> Result<Vec<DmaRange>> {
         })
     };
     memory.iter().map(range).collect()
-}
-
-fn blockers() -> Vec<Blocker> {
-    vec![
-        Blocker {
-            id: "vfio-normal".into(),
-            reason: "VFIO migration is not supported in kernel".into(),
-            remedy: "Take the device away with device_del first, and add one on the target".into(),
-            modes: vec![Mode::Normal],
-            unless_suspended: false,
-        },
-        Blocker {
-            id: "vfio-at-work".into(),
-            reason: "VFIO device only supports cpr-reboot for runstate suspended".into(),
-            remedy: "Suspend the guest to RAM first".into(),
-            modes: vec![Mode::CprReboot],
-            unless_suspended: true,
-        },
-        Blocker {
-            id: "vfio-live".into(),
-            reason: "A VFIO device cannot be handed over".into(),
-            remedy: "Take the device away with device_del first, and add it again afterwards"
-                .into(),
-            modes: vec![Mode::CprTransfer, Mode::CprExec],
-            unless_suspended: false,
-        },
-    ]
 }

@@ -121,11 +121,21 @@ pub(crate) fn no_iommu(number: u32, error: &io::Error) -> Error {
          on in the firmware, or accept that: modprobe vfio_iommu_type1 allow_unsafe_interrupts=1"
     } else if is(error, Errno::ENODEV) {
         "; load the IOMMU's driver: modprobe vfio_iommu_type1"
+    } else if is(error, Errno::EBUSY) {
+        "; a guest that was handed over has to run here first: cont"
     } else {
         ""
     };
     Error::invalid(format!(
         "Cannot put group {number} behind the IOMMU: {error}{todo}"
+    ))
+}
+
+/// The addresses of memory do not change hands.
+pub(crate) fn not_given(error: &io::Error) -> Error {
+    Error::invalid(format!(
+        "Cannot tell VFIO where guest memory is now: {error}; its RAM must be the same, shared, as in the \
+         process before"
     ))
 }
 

@@ -7,7 +7,7 @@ use baton_plugin_api::vmm_sys_util::eventfd::EventFd;
 use baton_plugin_api::{Error, Result};
 
 use crate::container::Group;
-use crate::kernel::{DmaRange, Irq, Kernel, Region};
+use crate::kernel::{Irq, Kernel, Region};
 use crate::properties::HostDevice;
 
 /// How many BARs a function has.
@@ -147,9 +147,8 @@ impl Hardware {
         Ok(true)
     }
 
-    /// Lets it reach guest memory.
-    pub(crate) fn map(&self, ranges: &[DmaRange]) -> Result<()> {
-        self.group.container().map(ranges)
+    pub(crate) fn group(&self) -> &Group {
+        &self.group
     }
 }
 

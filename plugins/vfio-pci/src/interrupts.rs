@@ -22,6 +22,11 @@ fn kind(enabled: Enabled) -> (Irq, u16) {
 }
 
 impl Interrupts {
+    /// Those of a device that was handed over with this state are on already.
+    pub(crate) fn are_on(&mut self, function: &Function) {
+        self.0 = function.enabled();
+    }
+
     /// Switches on and off what the guest has.
     pub(crate) fn follow(&mut self, hardware: &Hardware, function: &Function) -> Result<()> {
         let wanted = function.enabled();

@@ -12,6 +12,10 @@ pub(crate) enum Extension {
     Type1v2,
     /// DMA is coherent with the CPUs' caches, whatever the device asks for.
     CacheCoherent,
+    /// Memory that is mapped can be told to be elsewhere in a process, or in another one.
+    UpdateAddress,
+    /// Everything can be unmapped at once, or told to be nowhere.
+    UnmapAll,
 }
 
 /// A piece of memory for DMA.
@@ -95,6 +99,13 @@ pub(crate) trait Kernel: Send + Sync {
 
     /// VFIO_IOMMU_MAP_DMA, for reads and writes: pins the memory.
     fn map(&self, container: BorrowedFd<'_>, range: DmaRange) -> io::Result<()>;
+
+    /// VFIO_IOMMU_UNMAP_DMA of all addresses in the process, and of nothing else: devices go on to use
+    /// the memory, which stays pinned, and whoever has it gives the addresses anew.
+    fn take_addresses(&self, container: BorrowedFd<'_>) -> io::Result<()>;
+
+    /// VFIO_IOMMU_MAP_DMA of an address that was taken; the memory must be the same.
+    fn give_address(&self, container: BorrowedFd<'_>, range: DmaRange) -> io::Result<()>;
 
     fn device_info(&self, device: BorrowedFd<'_>) -> io::Result<DeviceInfo>;
 

@@ -35,6 +35,7 @@ ioctl_readwrite_bad!(device_get_irq_info, vfio!(9), vfio_irq_info);
 ioctl_write_ptr_bad!(device_set_irqs, vfio!(10), vfio_irq_set);
 ioctl_write_int_bad!(device_reset, vfio!(11));
 ioctl_write_ptr_bad!(iommu_map_dma, vfio!(13), vfio_iommu_type1_dma_map);
+ioctl_readwrite_bad!(iommu_unmap_dma, vfio!(14), vfio_iommu_type1_dma_unmap);
 
 /// The kernel that runs this process.
 pub(crate) struct Linux;
@@ -83,6 +84,8 @@ impl Kernel for Linux {
         let number = match extension {
             Extension::Type1v2 => VFIO_TYPE1v2_IOMMU,
             Extension::CacheCoherent => VFIO_DMA_CC_IOMMU,
+            Extension::UpdateAddress => VFIO_UPDATE_VADDR,
+            Extension::UnmapAll => VFIO_UNMAP_ALL,
         };
         // SAFETY: its argument is a number.
         unsafe { check_extension(container.as_raw_fd(), number as i32) }.is_ok_and(|has| has > 0)
@@ -119,17 +122,23 @@ impl Kernel for Linux {
     }
 
     fn map(&self, container: BorrowedFd<'_>, range: DmaRange) -> io::Result<()> {
-        let map = vfio_iommu_type1_dma_map {
-            argsz: size_of::<vfio_iommu_type1_dma_map>() as u32,
-            flags: VFIO_DMA_MAP_FLAG_READ | VFIO_DMA_MAP_FLAG_WRITE,
-            vaddr: range.address,
-            iova: range.iova,
-            size: range.size,
+        let flags = VFIO_DMA_MAP_FLAG_READ | VFIO_DMA_MAP_FLAG_WRITE;
+        map_dma(container, flags, range)
+    }
+
+    fn take_addresses(&self, container: BorrowedFd<'_>) -> io::Result<()> {
+        let mut unmap = vfio_iommu_type1_dma_unmap {
+            argsz: size_of::<vfio_iommu_type1_dma_unmap>() as u32,
+            flags: VFIO_DMA_UNMAP_FLAG_VADDR | VFIO_DMA_UNMAP_FLAG_ALL,
+            ..Default::default()
         };
-        // SAFETY: the structure has the size it says. The kernel pins the memory, which is the guest's
-        // and written by it at any time, so that it stays there for as long as it is mapped.
-        unsafe { iommu_map_dma(container.as_raw_fd(), &map) }?;
+        // SAFETY: the structure has the size it says.
+        unsafe { iommu_unmap_dma(container.as_raw_fd(), &mut unmap) }?;
         Ok(())
+    }
+
+    fn give_address(&self, container: BorrowedFd<'_>, range: DmaRange) -> io::Result<()> {
+        map_dma(container, VFIO_DMA_MAP_FLAG_VADDR, range)
     }
 
     fn device_info(&self, device: BorrowedFd<'_>) -> io::Result<DeviceInfo> {
@@ -224,6 +233,20 @@ impl Kernel for Linux {
     fn write(&self, device: BorrowedFd<'_>, offset: u64, data: &[u8]) -> io::Result<()> {
         file(device, |file| file.write_all_at(data, offset))
     }
+}
+
+fn map_dma(container: BorrowedFd<'_>, flags: u32, range: DmaRange) -> io::Result<()> {
+    let map = vfio_iommu_type1_dma_map {
+        argsz: size_of::<vfio_iommu_type1_dma_map>() as u32,
+        flags,
+        vaddr: range.address,
+        iova: range.iova,
+        size: range.size,
+    };
+    // SAFETY: the structure has the size it says. The kernel pins the memory, which is the guest's and
+    // written by it at any time, so that it stays there for as long as it is mapped.
+    unsafe { iommu_map_dma(container.as_raw_fd(), &map) }?;
+    Ok(())
 }
 
 /// More than any region's description has.

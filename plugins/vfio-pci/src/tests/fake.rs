@@ -21,6 +21,13 @@ pub(super) const COMMAND: usize = 0x04;
 const SHIFT: u64 = 40;
 const CONFIG: u64 = 7;
 
+pub(super) const EXTENSIONS: [Extension; 4] = [
+    Extension::Type1v2,
+    Extension::CacheCoherent,
+    Extension::UpdateAddress,
+    Extension::UnmapAll,
+];
+
 /// What a descriptor is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum What {
@@ -60,6 +67,8 @@ pub(super) struct State {
     pub(super) failing: BTreeMap<&'static str, Errno>,
     given: Vec<Given>,
     pub(super) mapped: Vec<DmaRange>,
+    /// Which of those have no address.
+    pub(super) nowhere: Vec<u64>,
     /// What was asked for that changes something.
     pub(super) calls: Vec<String>,
     /// Is asked for BAR 0 at every write to the command register.
@@ -117,11 +126,12 @@ impl Fake {
         let devices = devices.into_iter().map(|(n, d)| (n.to_owned(), d));
         Arc::new(Self(Mutex::new(State {
             devices: devices.collect(),
-            extensions: vec![Extension::Type1v2, Extension::CacheCoherent],
+            extensions: EXTENSIONS.to_vec(),
             viable: true,
             failing: BTreeMap::new(),
             given: Vec::new(),
             mapped: Vec::new(),
+            nowhere: Vec::new(),
             calls: Vec::new(),
             host: None,
         })))
@@ -221,6 +231,9 @@ impl Kernel for Fake {
 
     fn open_container(&self) -> io::Result<OwnedFd> {
         self.call("open_container", "")?;
+        // There is one at a time.
+        self.state().mapped.clear();
+        self.state().nowhere.clear();
         Ok(self.give(What::Container))
     }
 
@@ -251,7 +264,11 @@ impl Kernel for Fake {
         let What::Group(number) = self.what(group) else {
             panic!("it is no group");
         };
-        self.call("set_container", &number.to_string())
+        self.call("set_container", &number.to_string())?;
+        match self.state().nowhere.is_empty() {
+            true => Ok(()),
+            false => Err(Errno::EBUSY.into()),
+        }
     }
 
     fn open_device(&self, group: BorrowedFd<'_>, name: &str) -> io::Result<OwnedFd> {
@@ -263,7 +280,39 @@ impl Kernel for Fake {
     fn map(&self, container: BorrowedFd<'_>, range: DmaRange) -> io::Result<()> {
         assert_eq!(self.what(container), What::Container);
         self.call("map", &format!("{:#x} {:#x}", range.iova, range.size))?;
-        self.state().mapped.push(range);
+        let mut state = self.state();
+        if state.mapped.iter().any(|known| known.iova == range.iova) {
+            return Err(Errno::EEXIST.into());
+        }
+        state.mapped.push(range);
+        Ok(())
+    }
+
+    fn take_addresses(&self, container: BorrowedFd<'_>) -> io::Result<()> {
+        assert_eq!(self.what(container), What::Container);
+        self.call("take_addresses", "")?;
+        let mut state = self.state();
+        if !state.nowhere.is_empty() {
+            return Err(Errno::EINVAL.into());
+        }
+        state.nowhere = state.mapped.iter().map(|range| range.iova).collect();
+        Ok(())
+    }
+
+    fn give_address(&self, container: BorrowedFd<'_>, range: DmaRange) -> io::Result<()> {
+        assert_eq!(self.what(container), What::Container);
+        self.call("give_address", &format!("{:#x}", range.iova))?;
+        let mut state = self.state();
+        let State {
+            mapped, nowhere, ..
+        } = &mut *state;
+        let known = mapped.iter_mut().find(|known| known.iova == range.iova);
+        let known = known.ok_or(Errno::ENOENT)?;
+        if known.size != range.size || !nowhere.contains(&range.iova) {
+            return Err(Errno::EINVAL.into());
+        }
+        nowhere.retain(|iova| *iova != range.iova);
+        *known = range;
         Ok(())
     }
 

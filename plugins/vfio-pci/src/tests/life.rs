@@ -5,8 +5,10 @@ use std::time::Instant;
 use baton_plugin_api::Mode;
 use baton_plugin_api::testing::{DEADLINE, TestRam};
 
+use super::fake::EXTENSIONS;
 use super::*;
 use crate::device::SECTION;
+use crate::kernel::Extension;
 
 #[test]
 fn realizing_and_loading_leave_the_device_alone() {
@@ -127,14 +129,22 @@ fn each_mode_has_its_blocker() {
             false,
         ),
         (Mode::CprReboot, only_suspended, true),
-        (
-            Mode::CprTransfer,
-            "A VFIO device cannot be handed over",
-            false,
-        ),
-        (Mode::CprExec, "A VFIO device cannot be handed over", false),
     ] {
         let blocked = of(mode, &mut bench.device);
         assert_eq!(blocked, [(reason.to_owned(), unless)]);
+    }
+    for mode in [Mode::CprTransfer, Mode::CprExec] {
+        assert_eq!(of(mode, &mut bench.device), []);
+    }
+    for (lacking, name) in [
+        (Extension::UpdateAddress, "VFIO_UPDATE_VADDR"),
+        (Extension::UnmapAll, "VFIO_UNMAP_ALL"),
+    ] {
+        let with = EXTENSIONS.into_iter().filter(|it| *it != lacking);
+        bench.kernel.state().extensions = with.collect();
+        for mode in [Mode::CprTransfer, Mode::CprExec] {
+            let reason = format!("VFIO container does not support {name}");
+            assert_eq!(of(mode, &mut bench.device), [(reason, false)]);
+        }
     }
 }

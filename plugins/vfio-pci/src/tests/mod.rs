@@ -2,6 +2,7 @@
 
 mod access;
 mod fake;
+mod handover;
 mod interrupts;
 mod life;
 mod opening;

@@ -3,7 +3,7 @@
 use baton_plugin_api::testing::TestRam;
 use nix::errno::Errno;
 
-use super::fake::{State, What};
+use super::fake::{EXTENSIONS, State, What};
 use super::*;
 use crate::kernel::Extension;
 
@@ -20,7 +20,7 @@ fn refusal(change: impl FnOnce(&mut State)) -> String {
         state.devices.insert(NAME.to_owned(), card());
         state.failing.clear();
         state.viable = true;
-        state.extensions = vec![Extension::Type1v2, Extension::CacheCoherent];
+        state.extensions = EXTENSIONS.to_vec();
     }
     device(&vfio, &TestHost::new(), &[]).realize().unwrap();
     error.message
