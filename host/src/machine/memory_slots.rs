@@ -192,8 +192,10 @@ impl Mapping {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
+    use kvm_ioctls::VcpuExit;
     use nix::sys::memfd::{MFdFlags, memfd_create};
     use std::collections::BTreeMap;
+    use std::os::unix::fs::FileExt;
 
     /// What KVM would know: where each slot is, and its bytes.
     #[derive(Default)]
@@ -270,5 +272,60 @@ pub(super) mod tests {
         }
         // No slot was lost.
         assert!(slots.take(memory(0x1000), 0, 0x1000).is_ok());
+    }
+
+    #[test]
+    fn a_guest_reaches_the_memory_where_the_slot_is_and_exits_where_it_is_not() {
+        if !std::path::Path::new("/dev/kvm").exists() {
+            eprintln!("SKIPPED: there is no /dev/kvm");
+            return;
+        }
+        const CODE: u64 = 0x1000;
+        // mov al, [0x8000]; inc ax; mov [0x8001], al; hlt
+        const PROGRAM: [u8; 8] = [0xa0, 0x00, 0x80, 0x40, 0xa2, 0x01, 0x80, 0xf4];
+        let kvm = kvm_ioctls::Kvm::new().unwrap();
+        let vm = Arc::new(kvm.create_vm().unwrap());
+        vm.set_tss_address(0xfffb_d000).unwrap();
+        let slots = MemorySlots::new(Arc::clone(&vm) as _, FIRST + 2);
+        let filled = |size: u64, at: u64, bytes: &[u8]| {
+            let fd = memory(size);
+            let file = File::from(fd.try_clone().unwrap());
+            file.write_all_at(bytes, at).unwrap();
+            (fd, file)
+        };
+        let (code, _) = filled(0x1000, 0, &PROGRAM);
+        let mut code = slots.take(code, 0, 0x1000).unwrap();
+        code.place(Some(CODE)).unwrap();
+        let (bar, seen) = filled(0x2000, 0x1000, b"a");
+        let mut bar = slots.take(bar, 0x1000, 0x1000).unwrap();
+        bar.place(Some(0x8000)).unwrap();
+
+        let mut vcpu = vm.create_vcpu(0).unwrap();
+        let mut sregs = vcpu.get_sregs().unwrap();
+        (sregs.cs.base, sregs.cs.selector) = (0, 0);
+        vcpu.set_sregs(&sregs).unwrap();
+        let regs = kvm_bindings::kvm_regs {
+            rip: CODE,
+            rflags: 2,
+            ..Default::default()
+        };
+        // Emulation may stop for no reason that a guest sees.
+        let mut run = || {
+            vcpu.set_regs(&regs).unwrap();
+            loop {
+                match vcpu.run().unwrap() {
+                    VcpuExit::Intr => {}
+                    exit => break format!("{exit:?}"),
+                }
+            }
+        };
+        assert_eq!(run(), "Hlt");
+        let mut now = [0; 2];
+        seen.read_exact_at(&mut now, 0x1000).unwrap();
+        assert_eq!(&now, b"ab");
+
+        bar.place(None).unwrap();
+        let exit = run();
+        assert!(exit.starts_with("MmioRead(32768"), "{exit}");
     }
 }

@@ -2,6 +2,7 @@
 
 mod access;
 mod fake;
+mod garbage;
 mod handover;
 mod interrupts;
 mod life;
