@@ -1,6 +1,6 @@
 //! What the host does for a device.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 
 use vmm_sys_util::eventfd::EventFd;
 
@@ -104,7 +104,7 @@ impl Host {
 
     /// A guest write of `width` bytes (0: any) at `offset` of a region signals `event`.
     pub fn ioeventfd(&self, region: u32, offset: u64, width: u32, event: &EventFd) -> Result<()> {
-        let fd = std::os::fd::AsRawFd::as_raw_fd(event);
+        let fd = event.as_raw_fd();
         self.done(&HostRequest::IoEventFd {
             region,
             offset,
@@ -121,6 +121,27 @@ impl Host {
     /// Tells where a BAR of a PCI function decodes now.
     pub fn pci_bar(&self, bar: u32, address: Option<u64>) -> Result<()> {
         self.done(&HostRequest::PciBar { bar, address })
+    }
+
+    /// Lets the guest reach `size` bytes at `offset` of a PCI function's memory BAR as what `fd` has at
+    /// `fd_offset`, without the device. To be called once the device is realized. A host that cannot
+    /// gives an error of kind [`Unsupported`](crate::ErrorKind::Unsupported), and all accesses come to
+    /// the device as before.
+    pub fn pci_map(
+        &self,
+        bar: u32,
+        offset: u64,
+        size: u64,
+        fd: &dyn AsRawFd,
+        fd_offset: u64,
+    ) -> Result<()> {
+        self.done(&HostRequest::PciMap {
+            bar,
+            offset,
+            size,
+            fd: fd.as_raw_fd(),
+            fd_offset,
+        })
     }
 
     /// Tells what an MSI-X vector of a PCI function sends now.

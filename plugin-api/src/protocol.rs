@@ -186,6 +186,22 @@ pub enum HostRequest {
         /// Where it is now, or nothing when it does not decode.
         address: Option<u64>,
     },
+    /// A PCI function: a part of a memory BAR is memory of `fd`, which the guest reaches without the
+    /// device while the BAR decodes; accesses to the rest come to the device as ever. Only once the
+    /// device is realized. The same part again takes the place of what was there. Unsupported: every
+    /// access comes to the device.
+    PciMap {
+        /// 0 to 5.
+        bar: u32,
+        /// Where the part begins in the BAR, a multiple of 4 KiB.
+        offset: u64,
+        /// Its size, a multiple of 4 KiB.
+        size: u64,
+        /// What can be mapped shared, to be read and written; the host duplicates it.
+        fd: i32,
+        /// Where the part begins in `fd`, a multiple of 4 KiB.
+        fd_offset: u64,
+    },
     /// A PCI function: the guest programmed or masked an MSI-X vector.
     MsixVector {
         /// The vector.

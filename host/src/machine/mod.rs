@@ -20,6 +20,7 @@ mod interrupts;
 mod inventory;
 mod kvm;
 mod mapped;
+mod memory_slots;
 mod plan;
 mod platform;
 mod plugging;
@@ -61,6 +62,7 @@ use disk_files::DiskFiles;
 use events::MachineEvent;
 use hotplug::{GpeRegisters, Hotplug, HotplugRegisters};
 use interrupts::Interrupts;
+use memory_slots::MemorySlots;
 use pci::{ConfigPorts, Ecam, HostBridge, PciAddress, PciBus, PciWindows};
 use power::{Power, ResetRegister};
 use sci::Sci;
@@ -196,7 +198,9 @@ impl Machine {
             clocks: Clocks::new(events.clone()),
             opened: Opened::new(events.clone()),
         };
+        let slots = u32::try_from(host.kvm.get_nr_memslots()).unwrap_or(u32::MAX);
         let around = Surroundings {
+            memory_slots: MemorySlots::new(Arc::clone(&vm) as _, slots),
             vm,
             interrupts,
             spaces,

@@ -1,5 +1,7 @@
 //! A type 0 or type 1 config space: PCI 3.0 section 6.1 and 6.2, PCI Express 4.0 section 7.5.
 
+use std::ops::Range;
+
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
@@ -80,6 +82,9 @@ pub struct ConfigSpace {
     writable: Vec<u8>,
     bars: [Option<(BarKind, u64)>; 6],
     last_capability: Option<usize>,
+    last_extended: Option<usize>,
+    /// Where capabilities begin and end.
+    placed: Vec<Range<usize>>,
     end: usize,
 }
 
@@ -91,6 +96,8 @@ impl ConfigSpace {
             writable: vec![0; SIZE],
             bars: [None; 6],
             last_capability: None,
+            last_extended: None,
+            placed: Vec::new(),
             end: FIRST_CAPABILITY,
         };
         this.put(0x00, &id.vendor.to_le_bytes());
@@ -140,12 +147,18 @@ impl ConfigSpace {
         self.add_capability(0x10, &body, &writable)
     }
 
-    /// Adds a BAR of `size` bytes, a power of two of at least 16. An error if it does not fit.
+    /// Adds a BAR of `size` bytes, a power of two of at least 16, or 4 of ports. An error if it does not
+    /// fit.
     pub fn add_bar(&mut self, bar: usize, kind: BarKind, size: u64) -> Result<()> {
         let slots = if kind == BarKind::Memory64 { 2 } else { 1 };
         let most = if self.bytes[HEADER_TYPE] == 1 { 2 } else { 6 };
         let free = bar + slots <= most && self.bars[bar..bar + slots].iter().all(Option::is_none);
-        if !free || !size.is_power_of_two() || size < 16 || (slots == 1 && size > 1 << 31) {
+        let (least, flag_bits) = if kind == BarKind::Port {
+            (4, 0x3)
+        } else {
+            (16, 0xf)
+        };
+        if !free || !size.is_power_of_two() || size < least || (slots == 1 && size > 1 << 31) {
             return Err(Error::invalid(format!(
                 "BAR {bar} of {size:#x} bytes does not fit"
             )));
@@ -159,7 +172,7 @@ impl ConfigSpace {
         self.put(at, &flags.to_le_bytes());
         let width = slots * 4;
         self.writable[at..at + width].copy_from_slice(&mask.to_le_bytes()[..width]);
-        self.writable[at] &= 0xf0;
+        self.writable[at] &= !flag_bits;
         self.bars[bar] = Some((kind, size));
         Ok(())
     }
@@ -168,10 +181,24 @@ impl ConfigSpace {
     /// `body` that the guest may change, and is as long or shorter. Returns where it begins.
     pub fn add_capability(&mut self, id: u8, body: &[u8], writable: &[u8]) -> Result<usize> {
         let at = self.end;
+        self.place_capability(at, id, body, writable)?;
+        Ok(at)
+    }
+
+    /// The same at `at`, as the last of the list: for a function that is like one that is there already.
+    pub fn place_capability(
+        &mut self,
+        at: usize,
+        id: u8,
+        body: &[u8],
+        writable: &[u8],
+    ) -> Result<()> {
         let end = (at + 2 + body.len()).next_multiple_of(4);
-        if end > CAPABILITIES_END || writable.len() > body.len() {
+        let fits = at.is_multiple_of(4) && at >= FIRST_CAPABILITY && end <= CAPABILITIES_END;
+        if !fits || writable.len() > body.len() || !self.is_free(at..end) {
             return Err(Error::invalid(format!("Capability {id:#x} does not fit")));
         }
+        self.placed.push(at..end);
         self.put(at, &[id, 0]);
         self.put(at + 2, body);
         self.writable[at + 2..at + 2 + writable.len()].copy_from_slice(writable);
@@ -183,8 +210,35 @@ impl ConfigSpace {
             }
         }
         self.last_capability = Some(at);
-        self.end = end;
-        Ok(at)
+        self.end = self.end.max(end);
+        Ok(())
+    }
+
+    /// Puts the header of an extended capability at `at`, as the last of their list, the first at 0x100;
+    /// the rest of it is the caller's to answer for.
+    pub fn place_extended(&mut self, at: usize, id: u16, version: u8) -> Result<()> {
+        let first = self.last_extended.is_none();
+        let fits = at.is_multiple_of(4) && first == (at == CAPABILITIES_END) && at + 4 <= SIZE;
+        if !fits || at < CAPABILITIES_END || !self.is_free(at..at + 4) {
+            return Err(Error::invalid(format!(
+                "Extended capability {id:#x} does not fit"
+            )));
+        }
+        self.placed.push(at..at + 4);
+        self.put(
+            at,
+            &(u32::from(id) | u32::from(version & 0xf) << 16).to_le_bytes(),
+        );
+        if let Some(last) = self.last_extended.replace(at) {
+            self.bytes[last + 2] |= (at as u8 & 0xf) << 4;
+            self.bytes[last + 3] = (at >> 4) as u8;
+        }
+        Ok(())
+    }
+
+    fn is_free(&self, range: Range<usize>) -> bool {
+        let apart = |placed: &Range<usize>| range.end <= placed.start || placed.end <= range.start;
+        self.placed.iter().all(apart)
     }
 
     /// Reads; what lies behind the end reads as all ones.
@@ -302,7 +356,7 @@ impl ConfigSpace {
     }
 }
 
-fn range(offset: u64, len: usize) -> Option<std::ops::Range<usize>> {
+fn range(offset: u64, len: usize) -> Option<Range<usize>> {
     let start = usize::try_from(offset).ok()?;
     let end = start.checked_add(len)?;
     (end <= SIZE).then_some(start..end)
@@ -340,6 +394,20 @@ mod tests {
     }
 
     #[test]
+    fn a_few_ports_are_a_bar_and_as_little_memory_is_not() {
+        let mut space = ConfigSpace::new(Identity::default());
+        space.add_bar(0, BarKind::Port, 4).unwrap();
+        assert!(space.add_bar(1, BarKind::Memory32, 8).is_err());
+        space.write(0x10, &[0xff; 4]);
+        let mut sizing = [0; 4];
+        space.read(0x10, &mut sizing);
+        assert_eq!(u32::from_le_bytes(sizing), 0xffff_fffd);
+        space.write(0x10, &0xc004u32.to_le_bytes());
+        space.write(0x04, &[1, 0]);
+        assert_eq!(space.bar_address(0), Some(0xc004));
+    }
+
+    #[test]
     fn only_writable_bits_change() {
         let mut space = space();
         space.write(0x00, &[0; 4]);
@@ -348,6 +416,47 @@ mod tests {
         let mut capability = [0; 6];
         space.read(0x40, &mut capability);
         assert_eq!(capability, [0x09, 0, 1, 0xee, 3, 4]);
+    }
+
+    #[test]
+    fn capabilities_are_listed_as_they_were_placed_and_do_not_overlap() {
+        let mut space = ConfigSpace::new(Identity::default());
+        space.place_capability(0x90, 0x10, &[0; 6], &[]).unwrap();
+        space.place_capability(0x40, 0x01, &[0; 6], &[]).unwrap();
+        assert_eq!(space.add_capability(0x09, &[], &[]).unwrap(), 0x98);
+        let mut list = Vec::new();
+        let mut at = usize::from(space.u16_at(CAPABILITY_POINTER));
+        while at != 0 {
+            let header = space.u16_at(at);
+            list.push((at, header as u8));
+            at = usize::from(header >> 8);
+        }
+        assert_eq!(list, [(0x90, 0x10), (0x40, 0x01), (0x98, 0x09)]);
+        for at in [0x3c, 0x42, 0x44, 0x8c, 0x94, 0xfc] {
+            assert!(space.place_capability(at, 0x09, &[0; 6], &[]).is_err());
+        }
+        assert_eq!(space.state().bytes.len(), 0x9c);
+    }
+
+    #[test]
+    fn extended_capabilities_are_listed_from_their_first_place_on() {
+        let mut space = ConfigSpace::new(Identity::default());
+        assert!(space.place_extended(0x140, 0x0d, 1).is_err());
+        space.place_extended(0x100, 0x01, 2).unwrap();
+        space.place_extended(0x2a0, 0x0b, 1).unwrap();
+        space.place_extended(0x150, 0x18, 1).unwrap();
+        let header = |at| {
+            let mut data = [0; 4];
+            space.read(at, &mut data);
+            u32::from_le_bytes(data)
+        };
+        assert_eq!(
+            [header(0x100), header(0x2a0), header(0x150)],
+            [0x2a02_0001, 0x1501_000b, 0x0001_0018]
+        );
+        for at in [0x80, 0x100, 0x142, 0x1000] {
+            assert!(space.place_extended(at, 0x01, 1).is_err());
+        }
     }
 
     #[test]

@@ -1,14 +1,17 @@
 //! What is the same for every PCI function: config space and MSI-X, and telling the host of them.
 
+use std::ops::Range;
+
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde::{Deserialize, Serialize};
 use vmm_sys_util::eventfd::EventFd;
 
-use super::{BarKind, ConfigSpace, ConfigSpaceState, Msix, MsixState};
+use super::{BarKind, ConfigSpace, ConfigSpaceState, Msi, Msix, MsixPart, MsixState};
 use crate::bus::{CONFIG_REGION, PciInfo};
 use crate::error::{Error, Result};
 use crate::fd::borrow;
 use crate::host::Host;
+use crate::protocol::MsiMessage;
 
 const BARS: usize = 6;
 
@@ -43,37 +46,84 @@ pub struct FunctionState {
 pub struct Function {
     host: Host,
     config: ConfigSpace,
-    vectors: Option<Vectors>,
+    vectors: Vectors,
     /// Where each BAR decodes, as the host was told.
     bars: [Option<u64>; BARS],
+    asleep: bool,
 }
 
 struct Vectors {
-    msix: Msix,
-    place: MsixPlace,
+    msix: Option<Msix>,
+    msi: Option<Msi>,
     irqfds: Vec<EventFd>,
+    /// What each sends, as the host was told.
+    sent: Vec<Option<MsiMessage>>,
+}
+
+/// How the guest lets a function interrupt it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Enabled {
+    /// By MSI-X, with all of its vectors.
+    Msix(u16),
+    /// By MSI, with this many vectors.
+    Msi(u16),
 }
 
 impl Function {
     /// A function with this config space, BARs and other capabilities included. To be called in
     /// `realize`, since it asks the host for each vector's interrupt.
     pub fn new(host: Host, mut config: ConfigSpace, msix: Option<MsixPlace>) -> Result<Self> {
-        let vectors = msix
-            .map(|place| Vectors::new(&host, &mut config, place))
-            .transpose()?;
+        let placed = |p: MsixPlace| Msix::new(&mut config, p.bar, p.vectors, p.table, p.pending);
+        let msix = msix.map(placed).transpose()?;
+        Self::with_interrupts(host, config, msix, None)
+    }
+
+    /// The same with capabilities that are in `config` already. Their vectors are the same: a guest
+    /// switches one of them on.
+    pub fn with_interrupts(
+        host: Host,
+        config: ConfigSpace,
+        msix: Option<Msix>,
+        msi: Option<Msi>,
+    ) -> Result<Self> {
+        let vectors = Vectors::new(&host, msix, msi)?;
         Ok(Self {
             host,
             config,
             vectors,
             bars: [None; BARS],
+            asleep: false,
         })
+    }
+
+    /// What the guest has programmed.
+    pub fn config(&self) -> &ConfigSpace {
+        &self.config
+    }
+
+    /// How the guest lets it interrupt now.
+    pub fn enabled(&self) -> Option<Enabled> {
+        self.vectors.enabled(&self.config)
+    }
+
+    /// The eventfd of each vector, from the first on.
+    pub fn irqfds(&self) -> &[EventFd] {
+        &self.vectors.irqfds
+    }
+
+    /// Lets no BAR decode from here on, or again what the guest has programmed: a function that is not
+    /// in D0 answers to config space alone (PCI Power Management 1.2 section 5.4). It is no part of the
+    /// state.
+    pub fn set_asleep(&mut self, asleep: bool) {
+        self.asleep = asleep;
+        self.tell_or_fail();
     }
 
     /// What [`PciDevice::pci`](crate::PciDevice::pci) answers.
     pub fn info(&self) -> PciInfo {
         let is_port = |bar: &u32| self.config.bar_kind(*bar as usize) == Some(BarKind::Port);
         PciInfo {
-            msix_vectors: self.vectors.as_ref().map_or(0, |v| v.place.vectors),
+            msix_vectors: self.vectors.irqfds.len() as u16,
             bar_sizes: std::array::from_fn(|bar| self.config.bar_size(bar)),
             port_bars: (0..BARS as u32).filter(is_port).collect(),
         }
@@ -81,16 +131,21 @@ impl Function {
 
     /// Reads config space or MSI-X; false, and nothing read, if the access is neither.
     pub fn read(&self, region: u32, offset: u64, data: &mut [u8]) -> bool {
+        let vectors = &self.vectors;
+        let pending = |vector: u16| vectors.pending(vector);
         if region == CONFIG_REGION {
             self.config.read(offset, data);
+            if let Some(msi) = &vectors.msi {
+                msi.read_pending(offset, data, pending);
+            }
             return true;
         }
-        match self.part(region, offset) {
-            Some((vectors, Part::Table(at))) => vectors.msix.read_table(at, data),
-            Some((vectors, Part::Pending(at))) => {
-                let pending = |vector: u16| vectors.pending(vector);
-                vectors.msix.read_pending(at, data, pending);
-            }
+        let Some(msix) = &vectors.msix else {
+            return false;
+        };
+        match msix.part(region, offset) {
+            Some(MsixPart::Table(at)) => msix.read_table(at, data),
+            Some(MsixPart::Pending(at)) => msix.read_pending(at, data, pending),
             None => return false,
         }
         true
@@ -102,13 +157,13 @@ impl Function {
         if region == CONFIG_REGION {
             self.config.write(offset, data);
         } else {
-            let at = match self.part(region, offset) {
-                Some((_, Part::Table(at))) => at,
-                Some((_, Part::Pending(_))) => return true,
-                None => return false,
+            let Some(msix) = &mut self.vectors.msix else {
+                return false;
             };
-            if let Some(vectors) = &mut self.vectors {
-                vectors.msix.write_table(at, data);
+            match msix.part(region, offset) {
+                Some(MsixPart::Table(at)) => msix.write_table(at, data),
+                Some(MsixPart::Pending(_)) => return true,
+                None => return false,
             }
         }
         self.tell_or_fail();
@@ -116,16 +171,17 @@ impl Function {
     }
 
     /// Interrupts the guest by a vector, at once or, if it is masked, when it is unmasked. Nothing
-    /// happens while the guest has not switched MSI-X on.
+    /// happens while the guest has switched on neither MSI-X nor MSI.
     pub fn interrupt(&self, vector: u16) -> Result<()> {
-        let Some(vectors) = &self.vectors else {
+        if self.vectors.irqfds.is_empty() {
             return Ok(());
-        };
-        let irqfd = vectors
+        }
+        let irqfd = self
+            .vectors
             .irqfds
             .get(usize::from(vector))
             .ok_or_else(|| Error::invalid(format!("There is no MSI-X vector {vector}")))?;
-        if !vectors.msix.enabled(&self.config) {
+        if self.enabled().is_none() {
             return Ok(());
         }
         irqfd
@@ -136,24 +192,20 @@ impl Function {
     /// Back to power-on: nothing decodes, no vector sends, no interrupt waits.
     pub fn reset(&mut self) {
         self.config.reset();
-        if let Some(vectors) = &mut self.vectors {
-            vectors.msix.reset();
+        if let Some(msix) = &mut self.vectors.msix {
+            msix.reset();
         }
         self.tell_or_fail();
-        if let Some(vectors) = &self.vectors {
-            vectors.forget_pending();
-        }
+        self.vectors.forget_pending();
     }
 
     /// What can change of it.
     pub fn state(&self) -> FunctionState {
-        let vectors = self.vectors.as_ref();
+        let vectors = &self.vectors;
         FunctionState {
             config: self.config.state(),
-            msix: vectors.map(|v| v.msix.state()),
-            pending: vectors.map_or_else(Vec::new, |v| {
-                (0..v.place.vectors).filter(|&n| v.pending(n)).collect()
-            }),
+            msix: vectors.msix.as_ref().map(Msix::state),
+            pending: vectors.all().filter(|&n| vectors.pending(n)).collect(),
         }
     }
 
@@ -162,7 +214,7 @@ impl Function {
     pub fn load(&mut self, state: &FunctionState) -> Result<()> {
         let mut config = self.config.clone();
         config.load(&state.config)?;
-        let mut msix = self.vectors.as_ref().map(|v| v.msix.clone());
+        let mut msix = self.vectors.msix.clone();
         match (&mut msix, &state.msix) {
             (Some(msix), Some(state)) => msix.load(state)?,
             (None, None) => {}
@@ -173,23 +225,18 @@ impl Function {
                 ));
             }
         }
-        let count = msix.as_ref().map_or(0, Msix::vectors);
+        let count = self.vectors.irqfds.len() as u16;
         if let Some(vector) = state.pending.iter().find(|&&vector| vector >= count) {
             return Err(Error::state(format!(
                 "Vector {vector} waits in the state, there are {count} here; the state is damaged"
             )));
         }
         self.config = config;
-        if let (Some(vectors), Some(msix)) = (&mut self.vectors, msix) {
-            vectors.msix = msix;
-            vectors.forget_pending();
-        }
+        self.vectors.msix = msix;
+        self.vectors.forget_pending();
         self.tell()?;
-        let Some(vectors) = &self.vectors else {
-            return Ok(());
-        };
         state.pending.iter().try_for_each(|&vector| {
-            vectors.irqfds[usize::from(vector)]
+            self.vectors.irqfds[usize::from(vector)]
                 .write(1)
                 .map_err(|e| Error::io(format!("Cannot raise vector {vector}"), &e))
         })
@@ -197,7 +244,8 @@ impl Function {
 
     /// Tells the host what it does not know yet. BARs are taken away before others take their place.
     fn tell(&mut self) -> Result<()> {
-        let now: [_; BARS] = std::array::from_fn(|bar| self.config.bar_address(bar));
+        let decodes = |bar| self.config.bar_address(bar).filter(|_| !self.asleep);
+        let now: [_; BARS] = std::array::from_fn(decodes);
         for (bar, (told, now)) in self.bars.iter_mut().zip(now).enumerate() {
             if told.is_some() && *told != now {
                 *told = None;
@@ -210,10 +258,12 @@ impl Function {
                 self.host.pci_bar(bar as u32, now)?;
             }
         }
-        if let Some(vectors) = &mut self.vectors {
-            for change in vectors.msix.changes(&self.config) {
-                self.host
-                    .msix_vector(u32::from(change.vector), change.message)?;
+        for vector in self.vectors.all() {
+            let message = self.vectors.message(&self.config, vector);
+            let sent = &mut self.vectors.sent[usize::from(vector)];
+            if *sent != message {
+                *sent = message;
+                self.host.msix_vector(u32::from(vector), message)?;
             }
         }
         Ok(())
@@ -225,44 +275,39 @@ impl Function {
             self.host.failed(&error.message);
         }
     }
-
-    fn part(&self, region: u32, offset: u64) -> Option<(&Vectors, Part)> {
-        let vectors = self.vectors.as_ref()?;
-        let within = |start: u32, len: u64| {
-            let at = offset.checked_sub(u64::from(start))?;
-            (at < len).then_some(at)
-        };
-        if region != u32::from(vectors.place.bar) {
-            return None;
-        }
-        let table = within(vectors.place.table, vectors.msix.table_len()).map(Part::Table);
-        let pending = || within(vectors.place.pending, vectors.msix.pending_len());
-        let part = table.or_else(|| pending().map(Part::Pending))?;
-        Some((vectors, part))
-    }
-}
-
-/// A place in the MSI-X structures.
-enum Part {
-    Table(u64),
-    Pending(u64),
 }
 
 impl Vectors {
-    fn new(host: &Host, config: &mut ConfigSpace, place: MsixPlace) -> Result<Self> {
-        let MsixPlace {
-            vectors,
-            bar,
-            table,
-            pending,
-        } = place;
+    fn new(host: &Host, msix: Option<Msix>, msi: Option<Msi>) -> Result<Self> {
+        let count = msix.as_ref().map_or(0, Msix::vectors);
+        let count = count.max(msi.as_ref().map_or(0, Msi::vectors));
         Ok(Self {
-            msix: Msix::new(config, bar, vectors, table, pending)?,
-            place,
-            irqfds: (0..vectors)
+            msix,
+            msi,
+            irqfds: (0..count)
                 .map(|vector| host.irqfd(u32::from(vector)))
                 .collect::<Result<_>>()?,
+            sent: vec![None; usize::from(count)],
         })
+    }
+
+    fn all(&self) -> Range<u16> {
+        0..self.irqfds.len() as u16
+    }
+
+    fn enabled(&self, config: &ConfigSpace) -> Option<Enabled> {
+        // With both on, which no driver may do, MSI-X comes first.
+        let msix = self.msix.as_ref().filter(|msix| msix.enabled(config));
+        let msi = || self.msi.as_ref().and_then(|msi| msi.enabled(config));
+        msix.map(|msix| Enabled::Msix(msix.vectors()))
+            .or_else(|| msi().map(Enabled::Msi))
+    }
+
+    fn message(&self, config: &ConfigSpace, vector: u16) -> Option<MsiMessage> {
+        match self.enabled(config)? {
+            Enabled::Msix(_) => self.msix.as_ref()?.message(config, vector),
+            Enabled::Msi(_) => self.msi.as_ref()?.message(config, vector),
+        }
     }
 
     /// Whether an interrupt waits: what is written to the eventfd stays there while the vector
@@ -275,7 +320,7 @@ impl Vectors {
     }
 
     fn forget_pending(&self) {
-        for vector in (0..self.place.vectors).filter(|&vector| self.pending(vector)) {
+        for vector in self.all().filter(|&vector| self.pending(vector)) {
             // Somebody else may have taken it, which is as good.
             let _ = self.irqfds[usize::from(vector)].read();
         }
@@ -285,8 +330,7 @@ impl Vectors {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pci::Identity;
-    use crate::protocol::MsiMessage;
+    use crate::pci::{Identity, MsiLayout, MsixLayout};
     use crate::testing::TestHost;
     use std::sync::Arc;
 
@@ -451,6 +495,74 @@ mod tests {
         target.interrupt(1).unwrap();
         target.reset();
         assert_eq!(host.interrupts(1), 0);
+    }
+
+    /// MSI at 0x40 with 2 messages, MSI-X at 0x60 with 4 vectors: its table in one BAR, the pending bits
+    /// in another.
+    fn with_both(host: &Arc<TestHost>) -> Function {
+        let mut config = ConfigSpace::new(Identity::default());
+        config.add_bar(1, BarKind::Memory32, 0x4000).unwrap();
+        config.add_bar(2, BarKind::Memory32, 0x4000).unwrap();
+        let msi = MsiLayout {
+            vectors: 2,
+            wide: false,
+            maskable: true,
+        };
+        let msi = Msi::place(&mut config, 0x40, msi).unwrap();
+        let msix = MsixLayout {
+            vectors: 4,
+            table: (1, TABLE),
+            pending: (2, PENDING),
+        };
+        let msix = Msix::place(&mut config, 0x60, msix).unwrap();
+        Function::with_interrupts(host.host(), config, Some(msix), Some(msi)).unwrap()
+    }
+
+    #[test]
+    fn msi_has_the_first_vectors_until_msix_is_switched_on() {
+        let host = TestHost::new();
+        let mut function = with_both(&host);
+        assert_eq!(function.info().msix_vectors, 4);
+        configure(&mut function, 0x44, &0xfee0_2000u32.to_le_bytes());
+        configure(&mut function, 0x48, &0x50u16.to_le_bytes());
+        assert_eq!((function.enabled(), host.vector(0)), (None, None));
+        configure(&mut function, 0x42, &0x0011u16.to_le_bytes());
+        assert_eq!(function.enabled(), Some(Enabled::Msi(2)));
+        let sent = |data| {
+            let address = 0xfee0_2000;
+            Some(MsiMessage { address, data })
+        };
+        assert_eq!((host.vector(0), host.vector(1)), (sent(0x50), sent(0x51)));
+        configure(&mut function, 0x4c, &[2]);
+        assert_eq!((host.vector(0), host.vector(1)), (sent(0x50), None));
+        function.interrupt(1).unwrap();
+        let mut bits = [0; 4];
+        function.read(CONFIG_REGION, 0x50, &mut bits);
+        assert_eq!(bits, [2, 0, 0, 0]);
+        let message = program(&mut function, 3, 0);
+        configure(&mut function, 0x62, &ENABLE);
+        assert_eq!(function.enabled(), Some(Enabled::Msix(4)));
+        assert_eq!((host.vector(0), host.vector(3)), (None, Some(message)));
+        function.read(2, u64::from(PENDING), &mut bits);
+        assert_eq!(bits, [2, 0, 0, 0]);
+        let state = function.state();
+        let mut other = with_both(&TestHost::new());
+        other.load(&state).unwrap();
+        assert_eq!(other.state(), state);
+    }
+
+    #[test]
+    fn a_function_that_sleeps_decodes_nothing() {
+        let host = TestHost::new();
+        let mut function = function(&host);
+        configure(&mut function, COMMAND, &[0x02, 0]);
+        configure(&mut function, BAR1, &0xd000_0000u32.to_le_bytes());
+        function.set_asleep(true);
+        assert_eq!(host.bar(1), None);
+        configure(&mut function, BAR1, &0xd100_0000u32.to_le_bytes());
+        assert_eq!(host.bar(1), None);
+        function.set_asleep(false);
+        assert_eq!(host.bar(1), Some(0xd100_0000));
     }
 
     #[test]

@@ -2,8 +2,10 @@
 
 mod config_space;
 mod function;
+mod msi;
 mod msix;
 
 pub use config_space::{BarKind, ConfigSpace, ConfigSpaceState, ConfigWrite, Identity, PORT_ROOT};
-pub use function::{Function, FunctionState, MsixPlace};
-pub use msix::{Msix, MsixState, VectorChange};
+pub use function::{Enabled, Function, FunctionState, MsixPlace};
+pub use msi::{Msi, MsiLayout};
+pub use msix::{Msix, MsixLayout, MsixPart, MsixState, VectorChange};

@@ -38,12 +38,68 @@ struct Entry {
     control: u32,
 }
 
+/// Where a function has its MSI-X structures.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MsixLayout {
+    /// How many vectors.
+    pub vectors: u16,
+    /// The BAR with the table, and where in it, aligned to 8 bytes.
+    pub table: (u8, u32),
+    /// The BAR with the pending bits, and where in it, aligned to 8 bytes.
+    pub pending: (u8, u32),
+}
+
+/// A place in the MSI-X structures.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MsixPart {
+    /// In the table.
+    Table(u64),
+    /// In the pending bits.
+    Pending(u64),
+}
+
 /// An MSI-X table in a BAR.
 #[derive(Debug, Clone)]
 pub struct Msix {
     capability: usize,
+    layout: MsixLayout,
     entries: Vec<Entry>,
     sent: Vec<Option<MsiMessage>>,
+}
+
+/// Of the capability's body.
+const WRITABLE: [u8; 2] = (CONTROL_ENABLE | CONTROL_MASK_ALL).to_le_bytes();
+
+impl MsixLayout {
+    /// The capability behind its header.
+    fn capability(&self) -> Result<Vec<u8>> {
+        let Self {
+            vectors,
+            table,
+            pending,
+        } = *self;
+        let odd = (table.1 | pending.1) & 7 != 0 || table.0.max(pending.0) > 5;
+        if vectors == 0 || vectors > VECTORS_MAX || odd {
+            return Err(Error::invalid(format!(
+                "An MSI-X table of {vectors} vectors does not fit"
+            )));
+        }
+        let mut body = Vec::with_capacity(10);
+        body.extend((vectors - 1).to_le_bytes());
+        body.extend((table.1 | u32::from(table.0)).to_le_bytes());
+        body.extend((pending.1 | u32::from(pending.0)).to_le_bytes());
+        Ok(body)
+    }
+
+    /// Bytes of the table.
+    pub fn table_len(&self) -> u64 {
+        u64::from(self.vectors) * ENTRY
+    }
+
+    /// Bytes of the pending bits.
+    pub fn pending_len(&self) -> u64 {
+        u64::from(self.vectors).div_ceil(64) * 8
+    }
 }
 
 impl Msix {
@@ -56,27 +112,46 @@ impl Msix {
         table: u32,
         pending: u32,
     ) -> Result<Self> {
-        if vectors == 0 || vectors > VECTORS_MAX || (table | pending) & 7 != 0 || bar > 5 {
-            return Err(Error::invalid(format!(
-                "An MSI-X table of {vectors} vectors does not fit"
-            )));
-        }
-        let mut body = Vec::with_capacity(10);
-        body.extend((vectors - 1).to_le_bytes());
-        body.extend((table | u32::from(bar)).to_le_bytes());
-        body.extend((pending | u32::from(bar)).to_le_bytes());
-        let writable = (CONTROL_ENABLE | CONTROL_MASK_ALL).to_le_bytes();
-        let capability = config.add_capability(CAPABILITY, &body, &writable)?;
+        let layout = MsixLayout {
+            vectors,
+            table: (bar, table),
+            pending: (bar, pending),
+        };
+        let body = layout.capability()?;
+        let capability = config.add_capability(CAPABILITY, &body, &WRITABLE)?;
+        Ok(Self::at(capability, layout))
+    }
+
+    /// Puts the capability at `at` of `config`.
+    pub fn place(config: &mut ConfigSpace, at: usize, layout: MsixLayout) -> Result<Self> {
+        config.place_capability(at, CAPABILITY, &layout.capability()?, &WRITABLE)?;
+        Ok(Self::at(at, layout))
+    }
+
+    fn at(capability: usize, layout: MsixLayout) -> Self {
         let entry = Entry {
             address: 0,
             data: 0,
             control: VECTOR_MASKED,
         };
-        Ok(Self {
+        let vectors = usize::from(layout.vectors);
+        Self {
             capability,
-            entries: vec![entry; usize::from(vectors)],
-            sent: vec![None; usize::from(vectors)],
-        })
+            layout,
+            entries: vec![entry; vectors],
+            sent: vec![None; vectors],
+        }
+    }
+
+    /// What of the structures is at `offset` of a BAR.
+    pub fn part(&self, bar: u32, offset: u64) -> Option<MsixPart> {
+        let within = |(in_bar, start): (u8, u32), len: u64| {
+            let at = offset.checked_sub(u64::from(start))?;
+            (bar == u32::from(in_bar) && at < len).then_some(at)
+        };
+        let table = within(self.layout.table, self.table_len()).map(MsixPart::Table);
+        let pending = || within(self.layout.pending, self.pending_len()).map(MsixPart::Pending);
+        table.or_else(pending)
     }
 
     /// How many vectors there are.
@@ -86,12 +161,12 @@ impl Msix {
 
     /// Bytes of the table.
     pub fn table_len(&self) -> u64 {
-        self.entries.len() as u64 * ENTRY
+        self.layout.table_len()
     }
 
     /// Bytes of the pending bits.
     pub fn pending_len(&self) -> u64 {
-        (self.entries.len() as u64).div_ceil(64) * 8
+        self.layout.pending_len()
     }
 
     /// Whether the guest has switched MSI-X on.

@@ -12,7 +12,7 @@ use crate::abi::{HostHandle, HostRef, HostServices};
 use crate::config::Config;
 use crate::descriptor::Value;
 use crate::device::Device;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::fd::borrow;
 use crate::host::{Chardev, Host};
 use crate::protocol::{HostReply, HostRequest, MsiMessage};
@@ -35,6 +35,8 @@ struct State {
     chardevs: BTreeMap<String, Chardev>,
     preserved: BTreeMap<(String, u32), OwnedFd>,
     bars: BTreeMap<u32, u64>,
+    maps: BTreeMap<(u32, u64), u64>,
+    without_maps: bool,
     vectors: BTreeMap<u32, MsiMessage>,
     config_changes: u32,
     clocks: Vec<i64>,
@@ -110,6 +112,18 @@ impl TestHost {
     /// Where a PCI function's BAR decodes.
     pub fn bar(&self, bar: u32) -> Option<u64> {
         self.state().bars.get(&bar).copied()
+    }
+
+    /// The parts of BARs that are memory of a descriptor: the BAR, where in it, and how many bytes.
+    pub fn mapped(&self) -> Vec<(u32, u64, u64)> {
+        let maps = self.state().maps.clone().into_iter();
+        maps.map(|((bar, offset), size)| (bar, offset, size))
+            .collect()
+    }
+
+    /// From here on it is a host that does not know [`HostRequest::PciMap`].
+    pub fn forget_maps(&self) {
+        self.state().without_maps = true;
     }
 
     /// What an MSI-X vector sends.
@@ -207,6 +221,15 @@ impl HostServices for TestHost {
                     Some(address) => state.bars.insert(bar, address),
                     None => state.bars.remove(&bar),
                 };
+                HostReply::Done
+            }
+            HostRequest::PciMap { .. } if state.without_maps => {
+                return Err(Error::new(ErrorKind::Unsupported, "What is that?"));
+            }
+            HostRequest::PciMap {
+                bar, offset, size, ..
+            } => {
+                state.maps.insert((bar, offset), size);
                 HostReply::Done
             }
             HostRequest::MsixVector { vector, message } => {

@@ -22,6 +22,11 @@ impl BarMap {
         }
     }
 
+    /// Where a BAR decodes.
+    pub fn address(&self, bar: u32) -> Option<u64> {
+        self.mapped.get(&bar).map(|(_, base)| *base)
+    }
+
     /// Lets `bar` decode at `address`, or not at all. True if that is a change. A place where
     /// something else decodes already stays that thing's, as on a bus where two answer.
     pub fn set(

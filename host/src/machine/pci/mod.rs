@@ -4,6 +4,7 @@ mod access;
 mod bars;
 mod firmware;
 mod host_bridge;
+mod parts;
 mod plugged;
 
 use std::collections::BTreeMap;

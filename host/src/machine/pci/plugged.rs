@@ -10,6 +10,7 @@ use baton_plugin_api::protocol::{DeviceInfo, HostReply, HostRequest, StartArgume
 use baton_plugin_api::{Error, Result};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
+use super::parts::{BarParts, Part};
 use super::{BarMap, PciFunction};
 use crate::fd::duplicate;
 use crate::machine::bus::BusDevice;
@@ -38,9 +39,27 @@ struct Wires {
 
 struct Told {
     info: PciInfo,
+    // Before the BARs, whose accesses are the function's once these are gone.
+    parts: BarParts,
     bars: BarMap,
     vectors: BTreeMap<u32, Vector>,
     function: Weak<PluggedPci>,
+}
+
+impl Told {
+    /// What a BAR decodes, and its bytes.
+    fn bar(&self, bar: u32) -> Result<(RegionKind, u64)> {
+        let size = self.info.bar_sizes.get(bar as usize).copied().unwrap_or(0);
+        if size == 0 {
+            return Err(Error::invalid(format!("The function has no BAR {bar}")));
+        }
+        let kind = if self.info.port_bars.contains(&bar) {
+            RegionKind::Port
+        } else {
+            RegionKind::Mmio
+        };
+        Ok((kind, size))
+    }
 }
 
 impl Wires {
@@ -59,20 +78,27 @@ impl Wires {
     }
 
     fn set_bar(&self, told: &mut Told, bar: u32, address: Option<u64>) -> Result<()> {
-        let size = told.info.bar_sizes.get(bar as usize).copied().unwrap_or(0);
-        if size == 0 {
-            return Err(Error::invalid(format!("The function has no BAR {bar}")));
-        }
-        let kind = if told.info.port_bars.contains(&bar) {
-            RegionKind::Port
-        } else {
-            RegionKind::Mmio
-        };
+        let (kind, size) = told.bar(bar)?;
         let function = told.function.clone();
+        if told.bars.address(bar) != address {
+            told.parts.place(bar, None);
+        }
         told.bars.set(bar, kind, address, size, move || {
             Arc::new(Bar { function, bar })
         });
+        let decodes = told.bars.address(bar);
+        told.parts.place(bar, decodes);
         Ok(())
+    }
+
+    fn map(&self, told: &mut Told, part: Part, fd: i32, fd_offset: u64) -> Result<()> {
+        let (kind, size) = told.bar(part.bar)?;
+        if kind != RegionKind::Mmio {
+            return Err(Error::invalid(format!("BAR {} decodes ports", part.bar)));
+        }
+        let fd = baton_plugin_api::fd::duplicate(fd)?;
+        let at = told.bars.address(part.bar);
+        told.parts.add(part, size, at, (fd, fd_offset))
     }
 
     fn lock(&self) -> MutexGuard<'_, Told> {
@@ -91,6 +117,16 @@ impl DeviceBridge for Wires {
                     .map_err(|e| Error::io("Cannot duplicate an eventfd", &e));
             }
             HostRequest::PciBar { bar, address } => self.set_bar(&mut told, bar, address)?,
+            HostRequest::PciMap {
+                bar,
+                offset,
+                size,
+                fd,
+                fd_offset,
+            } => {
+                let part = Part { bar, offset, size };
+                self.map(&mut told, part, fd, fd_offset)?;
+            }
             HostRequest::MsixVector { vector, message } => self
                 .vector(&mut told, vector)?
                 .set(message)
@@ -117,6 +153,7 @@ impl PluggedPci {
             machine: machine.clone(),
             told: Mutex::new(Told {
                 info: PciInfo::default(),
+                parts: BarParts::new(Arc::clone(&machine.memory_slots)),
                 bars: BarMap::new(Arc::clone(&machine.spaces)),
                 vectors: BTreeMap::new(),
                 function: Weak::new(),
@@ -202,7 +239,9 @@ impl PluggedPci {
         self.lock().end();
         let mut told = self.wires.lock();
         let bars = BarMap::new(Arc::clone(&self.machine.spaces));
+        let parts = BarParts::new(Arc::clone(&self.machine.memory_slots));
         let gone = (
+            std::mem::replace(&mut told.parts, parts),
             std::mem::replace(&mut told.bars, bars),
             std::mem::take(&mut told.vectors),
         );

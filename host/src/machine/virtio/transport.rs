@@ -16,6 +16,7 @@ use super::queue::{Queue, QueueRegisters, eventfd, signal};
 use super::state::{QueueState, TransportState, section};
 use crate::machine::bus::{AddressSpaces, BusDevice};
 use crate::machine::interrupts::{Interrupts, Vector};
+use crate::machine::memory_slots::MemorySlots;
 use crate::machine::pci::{BarMap, PciFunction};
 use crate::memory::Ram;
 use crate::plugin::{Bridge, DeviceBridge, Failures, PluggedDevice, Reports};
@@ -30,6 +31,8 @@ const SUBSYSTEM: u16 = 0x1100;
 pub struct Surroundings {
     /// For ioeventfds.
     pub vm: Arc<VmFd>,
+    /// For BARs that are memory.
+    pub memory_slots: Arc<MemorySlots>,
     /// For MSI vectors.
     pub interrupts: Arc<Interrupts>,
     /// For BARs.
