@@ -144,6 +144,12 @@ impl Host {
         })
     }
 
+    /// Tells KVM that the function is a device of the host, of this group of VFIO. From `realize` on.
+    pub fn vfio_file(&self, group: &impl AsRawFd) -> Result<()> {
+        let fd = group.as_raw_fd();
+        self.done(&HostRequest::VfioFile { fd })
+    }
+
     /// Tells what an MSI-X vector of a PCI function sends now.
     pub fn msix_vector(&self, vector: u32, message: Option<MsiMessage>) -> Result<()> {
         self.done(&HostRequest::MsixVector { vector, message })

@@ -202,6 +202,13 @@ pub enum HostRequest {
         /// Where the part begins in `fd`, a multiple of 4 KiB.
         fd_offset: u64,
     },
+    /// A PCI function that is a device of the host: KVM is told of the group of VFIO (or of the device
+    /// itself) until the function is gone. [`HostReply::Done`]. Unsupported: KVM does not know, which
+    /// matters if the device's DMA does not keep to the caches.
+    VfioFile {
+        /// The group's descriptor, which the host duplicates.
+        fd: i32,
+    },
     /// A PCI function: the guest programmed or masked an MSI-X vector.
     MsixVector {
         /// The vector.

@@ -29,6 +29,7 @@ mod replacing;
 mod running;
 mod sci;
 mod sections;
+mod vfio;
 mod virtio;
 mod waking;
 mod warm;
@@ -66,6 +67,7 @@ use memory_slots::MemorySlots;
 use pci::{ConfigPorts, Ecam, HostBridge, PciAddress, PciBus, PciWindows};
 use power::{Power, ResetRegister};
 use sci::Sci;
+use vfio::VfioFiles;
 use virtio::Surroundings;
 
 pub use devices::MachineDevice;
@@ -201,6 +203,7 @@ impl Machine {
         let slots = u32::try_from(host.kvm.get_nr_memslots()).unwrap_or(u32::MAX);
         let around = Surroundings {
             memory_slots: MemorySlots::new(Arc::clone(&vm) as _, slots),
+            vfio: VfioFiles::new(Arc::clone(&vm)),
             vm,
             interrupts,
             spaces,

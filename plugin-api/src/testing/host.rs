@@ -39,6 +39,8 @@ struct State {
     without_maps: bool,
     vectors: BTreeMap<u32, MsiMessage>,
     config_changes: u32,
+    vfio_files: u32,
+    without_vfio: bool,
     clocks: Vec<i64>,
     opened: Vec<(String, bool)>,
     failures: Vec<String>,
@@ -119,6 +121,16 @@ impl TestHost {
         let maps = self.state().maps.clone().into_iter();
         maps.map(|((bar, offset), size)| (bar, offset, size))
             .collect()
+    }
+
+    /// How often the device has said that it is one of the host's.
+    pub fn vfio_files(&self) -> u32 {
+        self.state().vfio_files
+    }
+
+    /// From here on it is a host that does not know [`HostRequest::VfioFile`].
+    pub fn forget_vfio(&self) {
+        self.state().without_vfio = true;
     }
 
     /// From here on it is a host that does not know [`HostRequest::PciMap`].
@@ -230,6 +242,16 @@ impl HostServices for TestHost {
                 bar, offset, size, ..
             } => {
                 state.maps.insert((bar, offset), size);
+                HostReply::Done
+            }
+            HostRequest::VfioFile { .. } if state.without_vfio => {
+                return Err(Error::new(
+                    ErrorKind::Unsupported,
+                    "It does not know VfioFile",
+                ));
+            }
+            HostRequest::VfioFile { .. } => {
+                state.vfio_files += 1;
                 HostReply::Done
             }
             HostRequest::MsixVector { vector, message } => {

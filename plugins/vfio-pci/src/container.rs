@@ -70,7 +70,6 @@ impl Container {
         kernel
             .set_iommu(container.fd.as_fd())
             .map_err(|e| errors::no_iommu(number, &e))?;
-        container.check()?;
         Ok(group)
     }
 
@@ -102,9 +101,7 @@ impl Container {
     pub(crate) fn add(self: &Arc<Self>, number: u32) -> Result<Group> {
         // The kernel takes no group while it does not know where the memory is.
         self.give_back(&mut self.memory())?;
-        let group = Self::put(self, number)?;
-        self.check()?;
-        Ok(group)
+        Self::put(self, number)
     }
 
     fn put(container: &Arc<Self>, number: u32) -> Result<Group> {
@@ -125,16 +122,10 @@ impl Container {
         })
     }
 
-    /// Without this the guest's caches would have to be flushed for the device, which KVM does only when
-    /// it knows of the group.
-    fn check(&self) -> Result<()> {
-        if self.kernel.has(self.fd.as_fd(), Extension::CacheCoherent) {
-            return Ok(());
-        }
-        Err(Error::invalid(
-            "The host's IOMMU does not keep this device's DMA coherent with the caches \
-             (VFIO_DMA_CC_IOMMU), which is not supported; put the device behind another IOMMU",
-        ))
+    /// Whether DMA keeps to the caches whatever the device asks for. Otherwise the guest's flushes must
+    /// have an effect, for which KVM has to know of the group.
+    pub(crate) fn is_coherent(&self) -> bool {
+        self.kernel.has(self.fd.as_fd(), Extension::CacheCoherent)
     }
 
     /// Maps what is not mapped yet, and says where in this process it is if that is not known. It stays

@@ -1,7 +1,7 @@
 //! A device that is open.
 
 use baton_plugin_api::pci::Enabled;
-use baton_plugin_api::{ErrorKind, Host, Result};
+use baton_plugin_api::{Error, ErrorKind, Host, Result};
 
 use crate::config::COMMAND;
 use crate::emulated::Emulated;
@@ -32,6 +32,7 @@ pub(crate) struct Opened {
 impl Opened {
     /// Asks what there is; changes nothing.
     pub(crate) fn new(host: &Host, hardware: Hardware, adopted: bool) -> Result<Self> {
+        tell_kvm(host, &hardware)?;
         Ok(Self {
             host: host.clone(),
             emulated: Emulated::new(host.clone(), &hardware)?,
@@ -127,5 +128,20 @@ impl Opened {
 
     fn warn(&self, message: &str) {
         self.host.log(WARNING, module_path!(), message);
+    }
+}
+
+/// Has KVM know of the group. After the device is open: the kernel would tie an open device to the VM of
+/// this process for good.
+fn tell_kvm(host: &Host, hardware: &Hardware) -> Result<()> {
+    let group = hardware.group();
+    match host.vfio_file(group.fd()) {
+        Err(e) if !group.container().is_coherent() => Err(Error::invalid(format!(
+            "The host's IOMMU does not keep this device's DMA coherent with the caches \
+             (VFIO_DMA_CC_IOMMU), and KVM cannot be told: {}; use a newer Baton, or put the device \
+             behind another IOMMU",
+            e.message
+        ))),
+        _ => Ok(()),
     }
 }

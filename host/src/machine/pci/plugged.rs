@@ -15,6 +15,7 @@ use super::{BarMap, PciFunction};
 use crate::fd::duplicate;
 use crate::machine::bus::BusDevice;
 use crate::machine::interrupts::Vector;
+use crate::machine::vfio::VfioFile;
 use crate::machine::virtio::Surroundings;
 use crate::plugin::{Bridge, DeviceBridge, PluggedDevice};
 
@@ -43,6 +44,8 @@ struct Told {
     parts: BarParts,
     bars: BarMap,
     vectors: BTreeMap<u32, Vector>,
+    /// What KVM was told that it is, if it is a device of the host's.
+    vfio: Vec<VfioFile>,
     function: Weak<PluggedPci>,
 }
 
@@ -131,6 +134,12 @@ impl DeviceBridge for Wires {
                 .vector(&mut told, vector)?
                 .set(message)
                 .map_err(|e| Error::state(e.to_string()))?,
+            HostRequest::VfioFile { fd } => {
+                let fd = baton_plugin_api::fd::duplicate(fd)?;
+                let file = self.machine.vfio.add(fd);
+                told.vfio
+                    .push(file.map_err(|e| Error::state(e.to_string()))?);
+            }
             HostRequest::Failed { .. } => {}
             other => {
                 return Err(Error::state(format!(
@@ -156,6 +165,7 @@ impl PluggedPci {
                 parts: BarParts::new(Arc::clone(&machine.memory_slots)),
                 bars: BarMap::new(Arc::clone(&machine.spaces)),
                 vectors: BTreeMap::new(),
+                vfio: Vec::new(),
                 function: Weak::new(),
             }),
         });
@@ -244,6 +254,7 @@ impl PluggedPci {
             std::mem::replace(&mut told.parts, parts),
             std::mem::replace(&mut told.bars, bars),
             std::mem::take(&mut told.vectors),
+            std::mem::take(&mut told.vfio),
         );
         drop(told);
         drop(gone);

@@ -18,6 +18,7 @@ use crate::machine::bus::{AddressSpaces, BusDevice};
 use crate::machine::interrupts::{Interrupts, Vector};
 use crate::machine::memory_slots::MemorySlots;
 use crate::machine::pci::{BarMap, PciFunction};
+use crate::machine::vfio::VfioFiles;
 use crate::memory::Ram;
 use crate::plugin::{Bridge, DeviceBridge, Failures, PluggedDevice, Reports};
 
@@ -33,6 +34,8 @@ pub struct Surroundings {
     pub vm: Arc<VmFd>,
     /// For BARs that are memory.
     pub memory_slots: Arc<MemorySlots>,
+    /// For devices of the host.
+    pub vfio: Arc<VfioFiles>,
     /// For MSI vectors.
     pub interrupts: Arc<Interrupts>,
     /// For BARs.

@@ -76,18 +76,37 @@ fn whatever_is_in_the_way_the_error_says_what_to_do() {
             refusal(|state| state.extensions.retain(|it| *it != Extension::Type1v2)),
             "modprobe vfio_iommu_type1",
         ),
-        (
-            refusal(|state| {
-                state
-                    .extensions
-                    .retain(|it| *it != Extension::CacheCoherent)
-            }),
-            "VFIO_DMA_CC_IOMMU",
-        ),
     ];
     for (said, wanted) in cases {
         assert!(said.contains(wanted), "{said}");
     }
+}
+
+/// Whether a device is realized by an IOMMU that keeps DMA to the caches or not, and how often the host
+/// was told of the group, if it knows what that means.
+fn realized(coherent: bool, knows: bool) -> (baton_plugin_api::Result<()>, u32) {
+    let kernel = Fake::new([(NAME, card())]);
+    if !coherent {
+        let mut state = kernel.state();
+        state
+            .extensions
+            .retain(|it| *it != Extension::CacheCoherent);
+    }
+    let host = TestHost::new();
+    if !knows {
+        host.forget_vfio();
+    }
+    let realized = device(&Vfio::new(kernel), &host, &[]).realize();
+    (realized, host.vfio_files())
+}
+
+#[test]
+fn kvm_is_told_of_the_group_and_has_to_be_where_dma_passes_the_caches_by() {
+    assert_eq!(realized(true, true), (Ok(()), 1));
+    assert_eq!(realized(false, true), (Ok(()), 1));
+    assert_eq!(realized(true, false), (Ok(()), 0));
+    let refused = realized(false, false).0.unwrap_err();
+    assert!(refused.message.contains("VFIO_DMA_CC_IOMMU"), "{refused}");
 }
 
 #[test]
