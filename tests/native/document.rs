@@ -5,16 +5,19 @@
 
 use anyhow::{Context, Result, ensure};
 use baton_testkit::console::Console;
+use baton_testkit::native::skipped;
 use baton_testkit::qmp::Qmp;
 use baton_testkit::scratch::Scratch;
 use baton_testkit::terminal::Terminal;
 use baton_testkit::vmm::Programs;
 use baton_testkit::wait::{PATIENCE, wait_for};
-use baton_testkit::{Vmm, guest, needs_kvm, process, sockets};
+use baton_testkit::{Vmm, guest, needs_kvm, process, sockets, this_test};
 use serde_json::{Value, json};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+/// The environment's word for a device of this machine, as `vfio-pci,host=` takes it.
+const VFIO: &str = "BATON_TEST_VFIO";
 /// A person at a shell tells the guest's agent this.
 const SUSPEND: &str = r#"echo '{"execute":"guest-suspend-ram"}' | ncat --send-only -U qga.sock"#;
 const GUEST_SUSPEND_RAM: &str = "{\"execute\":\"guest-suspend-ram\"}\n";
@@ -45,6 +48,8 @@ struct Example {
     scratch: Scratch,
     programs: Programs,
     vmm: Vmm,
+    /// A device of the host that the guest has.
+    vfio: Option<String>,
 }
 
 impl Example {
@@ -56,6 +61,7 @@ impl Example {
             scratch: Scratch::new()?,
             programs: vmm.programs()?,
             vmm,
+            vfio: None,
         })
     }
 
@@ -74,6 +80,9 @@ impl Example {
         ]);
         command.args(["-nodefaults", "-display", "none", "-serial", "null"]);
         command.args(["-append", "slp=0"]);
+        if let Some(host) = &self.vfio {
+            command.args(["-device", &format!("vfio-pci,host={host}")]);
+        }
         command.arg("-kernel").arg(guest::image()?);
         match (self.vmm, &self.programs.plugins) {
             (Vmm::Baton, Some(plugins)) => command.arg("-plugin").arg(plugins),
@@ -209,11 +218,31 @@ fn cpr_reboot_example_1() -> Result<()> {
     example.replay(&mut new, printed)
 }
 
-/// Without `-device vfio-pci`: there is no IOMMU here. In the lab there is one.
+/// Where the environment names no device of this machine that a guest may have: in the lab it does.
 #[test]
 fn cpr_reboot_example_2_vfio() -> Result<()> {
     needs_kvm!();
-    let example = Example::new()?;
+    match std::env::var(VFIO) {
+        Ok(device) => example_2(Some(device)),
+        Err(_) => {
+            let reason =
+                format!("{VFIO} names no device of this machine that is bound to vfio-pci");
+            skipped(this_test!(), &reason);
+            Ok(())
+        }
+    }
+}
+
+/// Without `-device vfio-pci`.
+#[test]
+fn cpr_reboot_example_2_suspended() -> Result<()> {
+    needs_kvm!();
+    example_2(None)
+}
+
+fn example_2(vfio: Option<String>) -> Result<()> {
+    let mut example = Example::new()?;
+    example.vfio = vfio;
     let mut old = example.at_terminal(&AGENT)?;
     let printed = "
         # running

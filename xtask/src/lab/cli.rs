@@ -19,6 +19,7 @@ JOB      transfer       boot a guest and hand it over by cpr-transfer (the defau
          suspend        let a guest suspend itself to RAM, migrate it asleep, and wake it
          document       replay the examples of QEMU's document on CPR, as printed there
          vfio           give a guest a disk by VFIO, let its agent suspend it, migrate and wake it
+         native         the native tests of that document, in the outer machine, which has VFIO
          update         boot a guest and replace its Baton by `baton update`
          boot           boot a guest and let it work, no handover
          FILE.sh        run a script of your own in the outer machine
@@ -172,10 +173,11 @@ fn parse(args: &[String]) -> Result<(Job, Options)> {
         "suspend" => Job::Suspend,
         "document" => Job::Document,
         "vfio" => Job::Vfio,
+        "native" => Job::Native,
         "update" => Job::Update,
         file if file.ends_with(".sh") => Job::Script(file.into()),
         other => bail!(
-            "No job `{other}`: it is transfer, modes, hotplug, kexec, suspend, document, vfio, update, boot or a FILE.sh"
+            "No job `{other}`: it is transfer, modes, hotplug, kexec, suspend, document, vfio, native, update, boot or a FILE.sh"
         ),
     };
     Ok((job, options))

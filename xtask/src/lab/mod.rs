@@ -14,6 +14,7 @@ mod images;
 mod inside;
 mod libraries;
 mod modules;
+mod native;
 mod needs;
 mod outer;
 mod packages;
@@ -52,6 +53,8 @@ pub(crate) enum Job {
     Vfio,
     /// Boot a guest and let `baton update` replace its VMM, by builds that fail too.
     Update,
+    /// Run those native tests in L1 that need hardware which this machine may not have.
+    Native,
     /// Run this shell script as `/lab/run`; its exit status is the result.
     Script(PathBuf),
     /// Give the terminal a shell in L1.
@@ -70,7 +73,7 @@ impl Job {
             Self::Document => Some(format!("document {vmm}")),
             Self::Vfio => Some(format!("vfio {vmm}")),
             Self::Update => Some(format!("update {vmm}")),
-            Self::Script(_) | Self::Shell => None,
+            Self::Native | Self::Script(_) | Self::Shell => None,
         }
     }
 
@@ -78,7 +81,7 @@ impl Job {
     fn passes_through(&self) -> bool {
         matches!(
             self,
-            Self::Vfio | Self::Document | Self::Script(_) | Self::Shell
+            Self::Vfio | Self::Document | Self::Native | Self::Script(_) | Self::Shell
         )
     }
 
@@ -92,6 +95,7 @@ impl Job {
                 | Self::Kexec
                 | Self::Suspend
                 | Self::Document
+                | Self::Native
                 | Self::Update
         )
     }

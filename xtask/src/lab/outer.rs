@@ -2,7 +2,7 @@
 
 use super::packages::{self, Packages};
 use super::report::Console;
-use super::{Job, LabReport, Options, Vmm, images, needs, passthrough, paths};
+use super::{Job, LabReport, Options, Vmm, images, native, needs, passthrough, paths};
 use anyhow::{Context, Result, bail};
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Write};
@@ -38,6 +38,10 @@ pub(crate) fn run(job: &Job, options: &Options) -> Result<LabReport> {
     needs::require()?;
     if let Some(lack) = lacks(job)? {
         bail!("{lack}");
+    }
+    if *job == Job::Native {
+        let (job, options) = native::script(options)?;
+        return run(&job, &options);
     }
     let packages = packages::get(false)?;
     let mut attempts = 0;

@@ -93,6 +93,7 @@ fn run_lab(filter: Option<&str>, without: bool, tally: &mut Tally) {
         ("lab: suspend", Job::Suspend),
         ("lab: document", Job::Document),
         ("lab: vfio", Job::Vfio),
+        ("lab: native", Job::Native),
         ("lab: update", Job::Update),
     ];
     for (name, job) in jobs {
