@@ -18,7 +18,7 @@ pub const CONFIG_REGION: u32 = u32::MAX;
 /// reads and programs as a firmware does.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct PciInfo {
-    /// How many MSI-X vectors it has, at most 2048.
+    /// How many MSI-X vectors it has, at most 2048. The messages of MSI are vectors, too.
     pub msix_vectors: u16,
     /// The size of each BAR in bytes, 0 for one that is not there.
     pub bar_sizes: [u64; 6],

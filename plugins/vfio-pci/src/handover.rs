@@ -55,16 +55,16 @@ pub(crate) enum Handover {
 }
 
 impl Handover {
-    /// Goes on; true if the device, which was given away, is this instance's again.
+    /// Goes on; true if it has ended and the device was given away.
     pub(crate) fn notify(&mut self, event: MigrationEvent) -> bool {
-        let given = *self == Self::Given;
-        *self = match event {
-            MigrationEvent::Setup => Self::Begun,
-            MigrationEvent::Switchover => *self,
-            MigrationEvent::Cancelled | MigrationEvent::Failed | MigrationEvent::Done => Self::Idle,
-        };
-        let back = matches!(event, MigrationEvent::Cancelled | MigrationEvent::Failed);
-        given && back
+        match event {
+            MigrationEvent::Setup => *self = Self::Begun,
+            MigrationEvent::Switchover => {}
+            MigrationEvent::Cancelled | MigrationEvent::Failed | MigrationEvent::Done => {
+                return std::mem::take(self) == Self::Given;
+            }
+        }
+        false
     }
 
     /// The descriptors are asked for. The host also asks to know what is open, without a migration.

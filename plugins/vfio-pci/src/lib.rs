@@ -7,6 +7,7 @@
 
 mod config;
 mod container;
+mod description;
 mod device;
 mod emulated;
 mod errors;

@@ -315,3 +315,111 @@ impl BusDevice for Bar {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::{BackendKind, MemoryBackend};
+    use crate::machine::bus::AddressSpaces;
+    use crate::machine::interrupts::Interrupts;
+    use crate::machine::kvm;
+    use crate::machine::memory_slots::MemorySlots;
+    use crate::machine::memory_slots::tests::{Told as Slots, memory};
+    use crate::memory::{Contents, Ram};
+    use crate::plugin::{Clocks, Failures};
+    use std::os::fd::OwnedFd;
+
+    const PLACE: u64 = 0xd000_0000;
+    const SIZE: u64 = 0x4000;
+
+    /// A function's wires, and what KVM hears of slots; nothing without KVM.
+    fn wires() -> Option<(Arc<Slots>, Wires)> {
+        if !std::path::Path::new("/dev/kvm").exists() {
+            eprintln!("SKIPPED: there is no /dev/kvm");
+            return None;
+        }
+        let backend = MemoryBackend {
+            id: "m".parse().unwrap(),
+            size: 2 << 20,
+            share: false,
+            prealloc: false,
+            kind: BackendKind::Ram,
+        };
+        let ram = Arc::new(Ram::new(&backend, None, Contents::New).unwrap());
+        let vm = kvm::Host::open().unwrap().create_vm(&ram).unwrap();
+        let slots = Arc::new(Slots::default());
+        let machine = Surroundings {
+            memory_slots: MemorySlots::new(Arc::clone(&slots) as _, 100),
+            interrupts: Interrupts::new(Arc::clone(&vm)).unwrap(),
+            vm,
+            spaces: Arc::new(AddressSpaces::default()),
+            ram,
+            failures: Failures::default(),
+            clocks: Clocks::new(std::sync::mpsc::channel().0),
+        };
+        let told = Told {
+            info: PciInfo::default(),
+            parts: BarParts::new(Arc::clone(&machine.memory_slots)),
+            bars: BarMap::new(Arc::clone(&machine.spaces)),
+            vectors: BTreeMap::new(),
+            function: Weak::new(),
+        };
+        let told = Mutex::new(told);
+        Some((slots, Wires { machine, told }))
+    }
+
+    fn map(wires: &Wires, bar: u32, offset: u64, fd: i32) -> Result<HostReply> {
+        wires.call(HostRequest::PciMap {
+            bar,
+            offset,
+            size: 0x1000,
+            fd,
+            fd_offset: 0,
+        })
+    }
+
+    fn mapped(wires: &Wires, bar: u32, offset: u64) -> Result<HostReply> {
+        // The sender's own is closed at once.
+        let fd: OwnedFd = memory(SIZE);
+        map(wires, bar, offset, fd.as_raw_fd())
+    }
+
+    fn place(wires: &Wires, bar: u32, address: Option<u64>) {
+        wires.call(HostRequest::PciBar { bar, address }).unwrap();
+    }
+
+    #[test]
+    fn a_mapped_part_follows_its_bar_and_goes_with_the_function() {
+        let Some((slots, wires)) = wires() else {
+            return;
+        };
+        assert!(mapped(&wires, 0, 0).is_err(), "it is not realized");
+        wires.lock().info = PciInfo {
+            bar_sizes: [SIZE, SIZE, 0x2000, 0, 0, 0],
+            port_bars: vec![2],
+            ..PciInfo::default()
+        };
+        mapped(&wires, 0, 0x1000).unwrap();
+        mapped(&wires, 1, 0).unwrap();
+        assert_eq!(slots.places(), []);
+        place(&wires, 0, Some(PLACE));
+        assert_eq!(slots.places(), [(PLACE + 0x1000, 0x1000)]);
+        // Where the other one is, a second one is not.
+        place(&wires, 1, Some(PLACE + 0x2000));
+        assert_eq!(slots.places(), [(PLACE + 0x1000, 0x1000)]);
+        place(&wires, 0, Some(PLACE + SIZE));
+        assert_eq!(slots.places(), [(PLACE + SIZE + 0x1000, 0x1000)]);
+        mapped(&wires, 0, 0).unwrap();
+        assert_eq!(slots.places().len(), 2);
+        place(&wires, 0, None);
+        assert_eq!(slots.places(), []);
+        place(&wires, 0, Some(PLACE));
+        for (bar, offset) in [(2, 0), (3, 0), (6, 0), (0, SIZE)] {
+            assert!(mapped(&wires, bar, offset).is_err(), "BAR {bar}");
+        }
+        assert!(map(&wires, 0, 0x2000, -1).is_err());
+        assert_eq!(slots.places().len(), 2);
+        drop(wires);
+        assert_eq!(slots.places(), []);
+    }
+}

@@ -153,6 +153,24 @@ fn a_guest_may_go_on_before_the_device_hears_that_the_handover_failed() {
 }
 
 #[test]
+fn a_device_may_come_while_a_guest_that_was_to_move_stands_still() {
+    let ram = TestRam::new(0x4000);
+    let mut source = at_work(&ram);
+    let mut other = card();
+    other.group = 8;
+    let name = "0000:02:00.0";
+    let known = (name.to_owned(), other);
+    source.kernel.state().devices.extend([known]);
+    hand_over(&mut source, &TestHost::new());
+    source.device.notify(MigrationEvent::Failed);
+    let config = config_of::<VfioPci>("x", &[("host", Value::String(name.to_owned()))]);
+    let host = TestHost::new().host();
+    let mut second = VfioPci::with(&config, host, Arc::clone(&source.vfio)).unwrap();
+    second.realize().unwrap();
+    assert_eq!(addresses(&source).len(), 1);
+}
+
+#[test]
 fn descriptors_that_are_only_looked_at_change_nothing() {
     let ram = TestRam::new(0x4000);
     let mut bench = at_work(&ram);
@@ -257,7 +275,9 @@ fn descriptors_that_came_in_part_are_refused() {
 fn devices_that_move_together_share_one_container() {
     let ram = TestRam::new(0x4000);
     let there = TestRam::new(0x4000);
-    let kernel = Fake::new([(NAME, card()), ("0000:01:00.1", card())]);
+    let mut other = card();
+    other.group = 8;
+    let kernel = Fake::new([(NAME, card()), ("0000:01:00.1", other)]);
     let of = |vfio: &Arc<Vfio>, host: &Arc<TestHost>, name: &str| {
         let said = [("host", Value::String(name.to_owned()))];
         let config = config_of::<VfioPci>(name, &said);

@@ -198,3 +198,23 @@ fn memory_that_cannot_be_locked_fails_the_start_and_says_how_to() {
     bench.device.start(ram.memory()).unwrap();
     assert_eq!(bench.kernel.state().mapped.len(), 1);
 }
+
+#[test]
+fn a_group_that_makes_the_container_incoherent_does_not_get_in() {
+    let mut other = card();
+    other.group = 8;
+    let kernel = Fake::new([(NAME, card()), ("0000:02:00.0", other)]);
+    let vfio = Vfio::new(Arc::clone(&kernel) as _);
+    let mut first = device(&vfio, &TestHost::new(), &[]);
+    first.realize().unwrap();
+    let coherent = |it: &Extension| *it == Extension::CacheCoherent;
+    kernel.state().extensions.retain(|it| !coherent(it));
+    let said = [("host", Value::String("0000:02:00.0".to_owned()))];
+    let config = config_of::<VfioPci>("x", &said);
+    let host = TestHost::new().host();
+    let mut second = VfioPci::with(&config, host, Arc::clone(&vfio)).unwrap();
+    let error = second.realize().unwrap_err();
+    assert!(error.message.contains("VFIO_DMA_CC_IOMMU"), "{error}");
+    let device = What::Device(NAME.to_owned());
+    assert_eq!(kernel.open(), [What::Container, What::Group(7), device]);
+}
