@@ -80,6 +80,9 @@ pub(crate) trait Kernel: Send + Sync {
     /// Opens `/dev/vfio/N`.
     fn open_group(&self, group: u32) -> io::Result<OwnedFd>;
 
+    /// The number of a group that is open, if that can be told.
+    fn number_of(&self, group: BorrowedFd<'_>) -> Option<u32>;
+
     /// Whether it speaks this version of the API: VFIO_GET_API_VERSION.
     fn is_known_version(&self, container: BorrowedFd<'_>) -> io::Result<bool>;
 

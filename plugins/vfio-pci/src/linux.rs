@@ -75,6 +75,13 @@ impl Kernel for Linux {
         open(&Path::new("/dev/vfio").join(group.to_string()))
     }
 
+    fn number_of(&self, group: BorrowedFd<'_>) -> Option<u32> {
+        let link = format!("/proc/self/fd/{}", group.as_raw_fd());
+        let path = fs::read_link(link).ok()?;
+        let number = path.strip_prefix("/dev/vfio").ok()?;
+        number.to_str()?.parse().ok()
+    }
+
     fn is_known_version(&self, container: BorrowedFd<'_>) -> io::Result<bool> {
         // SAFETY: it takes no argument.
         let version = unsafe { get_api_version(container.as_raw_fd(), 0) }?;

@@ -58,6 +58,15 @@ impl Vfio {
             group,
             device: fd,
         } = handed;
+        if let Some(theirs) = self.kernel.number_of(group.as_fd())
+            && theirs != number
+        {
+            return Err(Error::invalid(format!(
+                "The guest's device is in IOMMU group {theirs}, and {} in group {number}; name the same \
+                 device as the source",
+                device.name
+            )));
+        }
         let group = self.group(number, |other| {
             let container = other.unwrap_or_else(|| Container::adopt(&self.kernel, container));
             Ok(Group::adopt(group, container))

@@ -325,8 +325,9 @@ mod tests {
     use crate::machine::kvm;
     use crate::machine::memory_slots::MemorySlots;
     use crate::machine::memory_slots::tests::{Told as Slots, memory};
+    use crate::machine::vfio::VfioFiles;
     use crate::memory::{Contents, Ram};
-    use crate::plugin::{Clocks, Failures};
+    use crate::plugin::{Clocks, Failures, Opened, Reports};
     use std::os::fd::OwnedFd;
 
     const PLACE: u64 = 0xd000_0000;
@@ -348,20 +349,26 @@ mod tests {
         let ram = Arc::new(Ram::new(&backend, None, Contents::New).unwrap());
         let vm = kvm::Host::open().unwrap().create_vm(&ram).unwrap();
         let slots = Arc::new(Slots::default());
+        let tell = std::sync::mpsc::channel().0;
         let machine = Surroundings {
             memory_slots: MemorySlots::new(Arc::clone(&slots) as _, 100),
+            vfio: VfioFiles::new(Arc::clone(&vm)),
             interrupts: Interrupts::new(Arc::clone(&vm)).unwrap(),
             vm,
             spaces: Arc::new(AddressSpaces::default()),
             ram,
-            failures: Failures::default(),
-            clocks: Clocks::new(std::sync::mpsc::channel().0),
+            reports: Reports {
+                failures: Failures::default(),
+                clocks: Clocks::new(tell.clone()),
+                opened: Opened::new(tell),
+            },
         };
         let told = Told {
             info: PciInfo::default(),
             parts: BarParts::new(Arc::clone(&machine.memory_slots)),
             bars: BarMap::new(Arc::clone(&machine.spaces)),
             vectors: BTreeMap::new(),
+            vfio: Vec::new(),
             function: Weak::new(),
         };
         let told = Mutex::new(told);

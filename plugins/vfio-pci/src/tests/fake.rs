@@ -242,6 +242,13 @@ impl Kernel for Fake {
         Ok(self.give(What::Group(group)))
     }
 
+    fn number_of(&self, group: BorrowedFd<'_>) -> Option<u32> {
+        match self.what(group) {
+            What::Group(number) => Some(number),
+            _ => None,
+        }
+    }
+
     fn is_known_version(&self, container: BorrowedFd<'_>) -> io::Result<bool> {
         Ok(self.what(container) == What::Container)
     }

@@ -261,6 +261,20 @@ fn memory_that_is_not_the_same_is_refused() {
 }
 
 #[test]
+fn a_target_that_names_a_device_of_another_group_is_refused() {
+    let ram = TestRam::new(1 << 20);
+    let mut bench = at_work(&ram);
+    let host = TestHost::new();
+    hand_over(&mut bench, &host);
+    bench.kernel.state().devices.get_mut(NAME).unwrap().group = 9;
+    let vfio = Vfio::new(Arc::clone(&bench.kernel) as _);
+    let error = device(&vfio, &host, &[]).realize().unwrap_err();
+    let expected = "The guest's device is in IOMMU group 7, and 0000:01:00.0 in group 9; name the same \
+                    device as the source";
+    assert_eq!(error.message, expected);
+}
+
+#[test]
 fn descriptors_that_came_in_part_are_refused() {
     let mut source = Bench::new();
     let host = TestHost::new();

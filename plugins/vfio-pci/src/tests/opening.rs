@@ -200,7 +200,7 @@ fn memory_that_cannot_be_locked_fails_the_start_and_says_how_to() {
 }
 
 #[test]
-fn a_group_that_makes_the_container_incoherent_does_not_get_in() {
+fn a_group_that_makes_the_container_incoherent_does_not_get_in_unless_kvm_knows() {
     let mut other = card();
     other.group = 8;
     let kernel = Fake::new([(NAME, card()), ("0000:02:00.0", other)]);
@@ -211,8 +211,9 @@ fn a_group_that_makes_the_container_incoherent_does_not_get_in() {
     kernel.state().extensions.retain(|it| !coherent(it));
     let said = [("host", Value::String("0000:02:00.0".to_owned()))];
     let config = config_of::<VfioPci>("x", &said);
-    let host = TestHost::new().host();
-    let mut second = VfioPci::with(&config, host, Arc::clone(&vfio)).unwrap();
+    let host = TestHost::new();
+    host.forget_vfio();
+    let mut second = VfioPci::with(&config, host.host(), Arc::clone(&vfio)).unwrap();
     let error = second.realize().unwrap_err();
     assert!(error.message.contains("VFIO_DMA_CC_IOMMU"), "{error}");
     let device = What::Device(NAME.to_owned());
