@@ -2,6 +2,7 @@
 
 use anyhow::{Context, Result, ensure};
 use baton_testkit::console::Console;
+use baton_testkit::copied::copy;
 use baton_testkit::machine::Main;
 use baton_testkit::native::expect_text;
 use baton_testkit::stream::Stream;
@@ -115,6 +116,22 @@ fn ports_are_kept_with_a_guest_that_its_agent_has_suspended() -> Result<()> {
     wake(&mut machine, "system_wakeup")?;
     machine.wait_line("port 1 org.qemu.guest_agent.0")?;
     answers(&machine, "qga.sock")
+}
+
+#[test]
+fn ports_of_a_guest_that_is_copied_are_at_its_new_process() -> Result<()> {
+    needs_baton!();
+    let mut source = boot()?;
+    let stream = echo(&source)?;
+    source.wait_progress()?;
+    stream.stop(100_000)?;
+    let mut target = source.apart(Main::Unix)?;
+    copy(&mut source, &mut target)?;
+    source.quit()?;
+    ensure!(frontend_open(&mut target, "echo0")?);
+    answers(&target, "qga.sock")?;
+    is_whole(&mut target)?;
+    echo(&target)?.stop(100_000).map(drop)
 }
 
 /// Another port, which sends everything back.

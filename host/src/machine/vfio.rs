@@ -98,6 +98,13 @@ impl Known {
     }
 }
 
+impl VfioFile {
+    /// Whether it is the same file.
+    pub fn is(&self, other: &Self) -> bool {
+        self.number == other.number
+    }
+}
+
 impl Drop for VfioFile {
     fn drop(&mut self) {
         let mut known = self.files.known();
@@ -109,5 +116,27 @@ impl Drop for VfioFile {
                 tracing::warn!("{e}");
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use kvm_ioctls::Kvm;
+
+    #[test]
+    fn a_file_that_is_not_of_vfio_is_refused_and_not_remembered() {
+        let Ok(kvm) = Kvm::new() else {
+            eprintln!("SKIPPED: there is no /dev/kvm");
+            return;
+        };
+        let files = VfioFiles::new(Arc::new(kvm.create_vm().unwrap()));
+        let null = std::fs::File::open("/dev/null").unwrap();
+        for _ in 0..2 {
+            let error = files.add(null.try_clone().unwrap().into()).err().unwrap();
+            let text = error.to_string();
+            assert!(text.starts_with("KVM cannot be told of"), "{text}");
+        }
+        assert!(files.known().users.is_empty());
     }
 }

@@ -1,6 +1,6 @@
 //! The device: its life, its config space, and the ports that come and go.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::os::fd::AsRawFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -80,9 +80,7 @@ impl Device for Serial {
             max_ports,
             ports: Arc::new(Mutex::new(Ports {
                 all,
-                driver_ready: false,
-                pending: VecDeque::new(),
-                host: host.clone(),
+                ..Ports::default()
             })),
             host,
             worker: None,
@@ -96,7 +94,7 @@ impl Device for Serial {
     }
 
     fn reset(&mut self) -> Result<()> {
-        self.ports().reset()
+        self.ports().reset(&self.host)
     }
 
     fn save(&mut self, section: &str) -> Result<Vec<u8>> {
@@ -163,6 +161,7 @@ impl VirtioDevice for Serial {
         }
         let service = Service {
             ports: Arc::clone(&self.ports),
+            host: self.host.clone(),
             features: run.features,
             events,
         };

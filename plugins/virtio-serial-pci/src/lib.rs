@@ -2,6 +2,8 @@
 
 mod control;
 mod device;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 mod port;
 mod seats;
 mod service;

@@ -18,24 +18,24 @@ const CONTROL_TRANSMIT: u16 = 3;
 pub(crate) const PENDING_MAX: usize = 5 * crate::device::PORTS_MAX as usize;
 
 /// The ports of a device.
+#[derive(Default)]
 pub(crate) struct Ports {
     pub(crate) all: BTreeMap<u32, Port>,
     /// The driver has said that it can use several ports, and was told of those there were.
     pub(crate) driver_ready: bool,
     /// Messages that the driver has had no buffers for yet.
     pub(crate) pending: VecDeque<Control>,
-    pub(crate) host: Host,
 }
 
 impl Ports {
     /// Back to power-on.
-    pub(crate) fn reset(&mut self) -> Result<()> {
+    pub(crate) fn reset(&mut self, host: &Host) -> Result<()> {
         self.driver_ready = false;
         self.pending.clear();
         for port in self.all.values_mut() {
             port.open = false;
             port.sent = 0;
-            port.tell(&self.host)?;
+            port.tell(host)?;
         }
         Ok(())
     }
@@ -70,7 +70,7 @@ impl Ports {
     }
 
     /// The driver has said something; the port that may have something to do now.
-    fn hear(&mut self, message: Control) -> Result<Option<u32>> {
+    fn hear(&mut self, message: Control, host: &Host) -> Result<Option<u32>> {
         let Control { port, event, value } = message;
         if event == event::DEVICE_READY {
             self.driver_ready = value == 1;
@@ -98,7 +98,7 @@ impl Ports {
             }
             event::PORT_OPEN => {
                 known.open = value == 1;
-                known.tell(&self.host)?;
+                known.tell(host)?;
                 Ok(Some(port))
             }
             _ => Ok(None),
@@ -109,6 +109,7 @@ impl Ports {
 /// The ports with the queues of a driver.
 pub(crate) struct Service {
     pub(crate) ports: Arc<Mutex<Ports>>,
+    pub(crate) host: Host,
     /// What the driver accepted.
     pub(crate) features: u64,
     /// Whose character device each event is.
@@ -189,7 +190,7 @@ impl Service {
                 });
                 queue.complete(memory, head, 0)?;
                 if let Some(message) = message {
-                    opened.extend(ports.hear(message)?);
+                    opened.extend(ports.hear(message, &self.host)?);
                 }
                 turns -= 1;
             }

@@ -137,8 +137,10 @@ impl DeviceBridge for Wires {
             HostRequest::VfioFile { fd } => {
                 let fd = baton_plugin_api::fd::duplicate(fd)?;
                 let file = self.machine.vfio.add(fd);
-                told.vfio
-                    .push(file.map_err(|e| Error::state(e.to_string()))?);
+                let file = file.map_err(|e| Error::state(e.to_string()))?;
+                // Another instance of the plugin may have said so before.
+                told.vfio.retain(|known| !known.is(&file));
+                told.vfio.push(file);
             }
             HostRequest::Failed { .. } => {}
             other => {
