@@ -10,6 +10,7 @@ use baton_testkit::transfer::{execute_successor, succeed, transfer};
 use baton_testkit::{Machine, Setup, needs_baton};
 use serde_json::{Value, json};
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 
 use crate::hotplug::{add, device};
 use crate::suspend::wake;
@@ -56,11 +57,15 @@ fn echo(machine: &Machine) -> Result<Stream> {
 
 /// Whether somebody in the guest has the port at this character device open.
 fn frontend_open(machine: &mut Machine, chardev: &str) -> Result<bool> {
+    let open = self::chardev(machine, chardev)?["frontend-open"].as_bool();
+    open.context("It does not say")
+}
+
+fn chardev(machine: &mut Machine, id: &str) -> Result<Value> {
     let all = machine.execute("query-chardev", &json!({}))?;
-    let mut all = all.as_array().into_iter().flatten();
-    let row = all.find(|row| row["label"] == chardev);
-    let open = row.and_then(|row| row["frontend-open"].as_bool());
-    open.with_context(|| format!("There is no '{chardev}'"))
+    let mut all = all.as_array().cloned().unwrap_or_default().into_iter();
+    let row = all.find(|row| row["label"] == id);
+    row.with_context(|| format!("There is no '{id}'"))
 }
 
 #[test]
@@ -121,17 +126,35 @@ fn ports_are_kept_with_a_guest_that_its_agent_has_suspended() -> Result<()> {
 #[test]
 fn ports_of_a_guest_that_is_copied_are_at_its_new_process() -> Result<()> {
     needs_baton!();
-    let mut source = boot()?;
-    let stream = echo(&source)?;
-    source.wait_progress()?;
-    stream.stop(100_000)?;
+    let mut source = setup()?
+        .extra([
+            "-device",
+            "virtio-serial-pci",
+            "-chardev",
+            "pty,id=qga0",
+            "-device",
+            "virtserialport,chardev=qga0,name=org.qemu.guest_agent.0",
+        ])
+        .boot()?;
+    source.wait_line("port 1 org.qemu.guest_agent.0")?;
+    answers_at_terminal(&mut source)?;
     let mut target = source.apart(Main::Unix)?;
     copy(&mut source, &mut target)?;
     source.quit()?;
-    ensure!(frontend_open(&mut target, "echo0")?);
-    answers(&target, "qga.sock")?;
-    is_whole(&mut target)?;
-    echo(&target)?.stop(100_000).map(drop)
+    ensure!(frontend_open(&mut target, "qga0")?);
+    answers_at_terminal(&mut target)?;
+    is_whole(&mut target)
+}
+
+/// The guest's agent answers at the process's own pseudo-terminal.
+fn answers_at_terminal(machine: &mut Machine) -> Result<()> {
+    let name = chardev(machine, "qga0")?["filename"].clone();
+    let path = name.as_str().and_then(|name| name.strip_prefix("pty:"));
+    let mut agent = Console::open(Path::new(path.context("It is no pty")?))?;
+    agent.say(PING)?;
+    let line = agent.line()?;
+    ensure!(line == PONG, "{line}");
+    Ok(())
 }
 
 /// Another port, which sends everything back.
