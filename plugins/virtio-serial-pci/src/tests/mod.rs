@@ -5,6 +5,7 @@ mod ports;
 mod seats;
 mod state;
 mod traffic;
+mod turns;
 
 use std::collections::BTreeMap;
 use std::io::Read;

@@ -71,6 +71,23 @@ fn a_port_comes_and_goes_beside_a_driver_that_is_at_work() {
 }
 
 #[test]
+fn of_a_port_that_has_gone_before_the_driver_heard_of_it_there_is_only_the_end() {
+    let (host, _ends) = host(&["a", "b"]);
+    let mut rig = Rig::new(&host, vec![port("a")]).unwrap();
+    rig.start();
+    rig.say(0, event::DEVICE_READY, 1);
+    rig.stop();
+    rig.device.attach(port("b")).unwrap();
+    rig.device.detach("b").unwrap();
+    rig.start();
+    rig.offer(2, 4);
+    let heard = rig.hear(2);
+    let heard: Vec<_> = heard.iter().map(|(m, _)| (m.port, m.event)).collect();
+    assert_eq!(heard, [(1, event::DEVICE_ADD), (2, event::DEVICE_REMOVE)]);
+    rig.stop();
+}
+
+#[test]
 fn a_port_that_comes_before_the_driver_is_one_of_those_it_hears_of() {
     let (host, _ends) = host(&["a", "b"]);
     let mut rig = Rig::new(&host, vec![port("a")]).unwrap();

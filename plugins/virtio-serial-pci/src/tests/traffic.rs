@@ -168,7 +168,7 @@ fn a_file_takes_all_and_a_port_without_an_end_drops_all() {
 }
 
 /// A file without a name.
-fn tempfile() -> File {
+pub(super) fn tempfile() -> File {
     use std::os::unix::fs::OpenOptionsExt;
     const O_TMPFILE: i32 = 0o20_200_000;
     let mut options = File::options();
