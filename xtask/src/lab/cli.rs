@@ -30,7 +30,7 @@ OPTIONS  --count N        how many handovers (10)
          --plugin-dir DIR the folder of its lib*.so files (the folder of the program)
          --add FILE       copy a file or program into /lab too; may be repeated
          --cpus N         CPUs of the outer machine (1)
-         --timeout S      seconds an attempt may take (600)
+         --timeout S      seconds an attempt may take (300)
          --keep           keep the logs of a job that passed
          --quiet          do not show the outer machine's console";
 

@@ -129,7 +129,7 @@ impl Default for Options {
             binary: None,
             plugin_dir: None,
             add: Vec::new(),
-            timeout: Duration::from_secs(600),
+            timeout: Duration::from_secs(300),
             cpus: 1,
             keep: false,
             echo: false,

@@ -13,9 +13,9 @@ use std::time::{Duration, Instant};
 
 /// L1's memory beyond what its files take.
 const L1_MEMORY: u64 = 1 << 30;
-/// Emulated SVM resets L1 once in many boots. A job that failed is not tried again, only one that
-/// could not end.
-const ATTEMPTS: u32 = 2;
+/// Emulated SVM resets L1 once in many boots, or lets it halt for good: its CPU sleeps and no timer wakes
+/// it. A job that failed is not tried again, only one that could not end.
+const ATTEMPTS: u32 = 3;
 /// panic=-1 with QEMU's -no-reboot: an L1 that panics ends at once.
 const L1_APPEND: &str = "console=ttyS0 quiet mitigations=off net.ifnames=0 panic=-1";
 /// What makes half a GiB of L1's memory persistent: it begins where every L1 has memory, and ends
@@ -51,7 +51,7 @@ pub(crate) fn run(job: &Job, options: &Options) -> Result<LabReport> {
         match attempt(&packages, job, options, &folder, attempts) {
             Ok(Some(report)) => return Ok(report),
             Ok(None) => eprintln!(
-                "lab: L1 ended without a result, trying once more (logs: {})",
+                "lab: L1 ended without a result, trying again (logs: {})",
                 folder.display()
             ),
             Err(error) => {
