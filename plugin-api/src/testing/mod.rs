@@ -6,10 +6,12 @@ mod host;
 mod mutate;
 mod queue;
 mod ram;
+mod random;
 mod virtio;
 
 pub use host::{DEADLINE, TestHost, config_of};
 pub use mutate::exercise;
 pub use queue::{Buffer, GuestQueue, Used};
 pub use ram::TestRam;
+pub use random::Random;
 pub use virtio::TestVirtio;

@@ -4,6 +4,8 @@ use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::{Path, PathBuf};
 
+use super::random::Random;
+
 /// Longest input, in bytes.
 const LONGEST: usize = 1 << 16;
 
@@ -29,7 +31,7 @@ pub fn exercise(name: &str, rounds: u32, target: impl Fn(&[u8])) {
     for (path, seed) in &seeds {
         run(&path.display().to_string(), seed, &target);
     }
-    let mut random = Random(0x9e37_79b9_7f4a_7c15);
+    let mut random = Random::new();
     for round in 0..rounds {
         let mut input = random.of(&seeds).1.clone();
         for _ in 0..=random.below(4) {
@@ -61,21 +63,7 @@ fn seeds(name: &str) -> Vec<(PathBuf, Vec<u8>)> {
     paths.into_iter().map(read).collect()
 }
 
-/// Marsaglia's xorshift64.
-struct Random(u64);
-
 impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0
-    }
-
-    fn below(&mut self, end: usize) -> usize {
-        (self.next() % end.max(1) as u64) as usize
-    }
-
     fn of<'a, T>(&mut self, list: &'a [T]) -> &'a T {
         &list[self.below(list.len())]
     }

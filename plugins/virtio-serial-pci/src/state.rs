@@ -13,34 +13,34 @@ use crate::service::{PENDING_MAX, Ports};
 pub(crate) const SECTION: &str = "virtio-console";
 
 /// The section, version 1.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(crate = "baton_plugin_api::serde", deny_unknown_fields)]
-struct State {
+pub(crate) struct State {
     /// How many ports there may be, which the driver has seen.
-    max_ports: u32,
-    driver_ready: bool,
-    ports: Vec<PortState>,
+    pub(crate) max_ports: u32,
+    pub(crate) driver_ready: bool,
+    pub(crate) ports: Vec<PortState>,
     /// Messages that the driver has had no buffers for yet.
-    pending: Vec<Message>,
+    pub(crate) pending: Vec<Message>,
 }
 
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(crate = "baton_plugin_api::serde", deny_unknown_fields)]
-struct PortState {
-    id: String,
-    number: u32,
-    name: String,
-    console: bool,
-    open: bool,
-    sent: u32,
+pub(crate) struct PortState {
+    pub(crate) id: String,
+    pub(crate) number: u32,
+    pub(crate) name: String,
+    pub(crate) console: bool,
+    pub(crate) open: bool,
+    pub(crate) sent: u32,
 }
 
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(crate = "baton_plugin_api::serde", deny_unknown_fields)]
-struct Message {
-    port: u32,
-    event: u16,
-    value: u16,
+pub(crate) struct Message {
+    pub(crate) port: u32,
+    pub(crate) event: u16,
+    pub(crate) value: u16,
 }
 
 /// What was loaded, and holds for these ports: by the child's id, its number, whether it is open,

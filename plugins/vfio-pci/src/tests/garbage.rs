@@ -1,24 +1,8 @@
 //! Hardware and guests that keep to nothing.
 
-use baton_plugin_api::testing::TestRam;
+use baton_plugin_api::testing::{Random, TestRam};
 
 use super::*;
-
-/// Marsaglia's xorshift64.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0
-    }
-
-    fn below(&mut self, end: u64) -> u64 {
-        self.next() % end
-    }
-}
 
 /// The card with some bytes changed: in its header, its capabilities, its extended capabilities.
 fn damaged(random: &mut Random) -> FakeDevice {
@@ -29,14 +13,14 @@ fn damaged(random: &mut Random) -> FakeDevice {
             1 => 0x40 + random.below(0x80),
             _ => 0x100 + random.below(0xb0),
         };
-        card.config[at as usize] = random.next() as u8;
+        card.config[at] = random.next() as u8;
     }
     card
 }
 
 #[test]
 fn neither_a_devices_config_space_nor_its_guest_makes_it_panic() {
-    let mut random = Random(0x9e37_79b9_7f4a_7c15);
+    let mut random = Random::new();
     let ram = TestRam::new(0x1000);
     let mut opened = 0;
     for _ in 0..400 {
@@ -56,8 +40,8 @@ fn neither_a_devices_config_space_nor_its_guest_makes_it_panic() {
             };
             let offset = match random.below(3) {
                 0 => random.next() >> random.below(64),
-                1 => random.below(0x40),
-                _ => random.below(0x1100),
+                1 => random.below(0x40) as u64,
+                _ => random.below(0x1100) as u64,
             };
             let data = random.next().to_le_bytes();
             let len = 1 << random.below(4);

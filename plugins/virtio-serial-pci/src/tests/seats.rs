@@ -2,36 +2,19 @@
 
 use super::*;
 use crate::seats::seat;
+use crate::state::State;
 use std::collections::BTreeMap;
 
 fn numbers(children: &[Child]) -> Result<Vec<(u32, String)>> {
     let host = TestHost::new();
     let mut rig = Rig::new(&host, children.to_vec())?;
     let state = rig.device.save("virtio-console")?;
-    let value: serde_value::Map = baton_plugin_api::wire::decode("it", &state)?;
+    let value: State = baton_plugin_api::wire::decode("it", &state)?;
     Ok(value
         .ports
         .into_iter()
         .map(|port| (port.number, port.id))
         .collect())
-}
-
-/// What of the section is looked at here.
-mod serde_value {
-    use baton_plugin_api::serde::Deserialize;
-
-    #[derive(Deserialize)]
-    #[serde(crate = "baton_plugin_api::serde")]
-    pub(super) struct Map {
-        pub(super) ports: Vec<Port>,
-    }
-
-    #[derive(Deserialize)]
-    #[serde(crate = "baton_plugin_api::serde")]
-    pub(super) struct Port {
-        pub(super) number: u32,
-        pub(super) id: String,
-    }
 }
 
 fn at(kind: &str, id: &str, nr: Option<u64>) -> Child {

@@ -1,10 +1,11 @@
 //! What a state may say.
 
 use super::*;
+use crate::state::State;
 use baton_plugin_api::wire;
 
 /// A state of ports `a` and `b`, with `change` made to it as JSON text would be.
-fn state(change: impl FnOnce(&mut Map)) -> Vec<u8> {
+fn state(change: impl FnOnce(&mut State)) -> Vec<u8> {
     let (host, _ends) = host(&["a", "b"]);
     let mut rig = Rig::new(&host, vec![port("a"), port("b")]).unwrap();
     rig.start();
@@ -12,38 +13,10 @@ fn state(change: impl FnOnce(&mut Map)) -> Vec<u8> {
     rig.say(1, event::PORT_READY, 1);
     rig.stop();
     let saved = rig.device.save("virtio-console").unwrap();
-    let mut map: Map = wire::decode("it", &saved).unwrap();
+    let mut map: State = wire::decode("it", &saved).unwrap();
     assert_eq!(wire::encode(&map).unwrap(), saved);
     change(&mut map);
     wire::encode(&map).unwrap()
-}
-
-#[derive(Clone, baton_plugin_api::serde::Serialize, baton_plugin_api::serde::Deserialize)]
-#[serde(crate = "baton_plugin_api::serde")]
-struct Map {
-    max_ports: u32,
-    driver_ready: bool,
-    ports: Vec<Port>,
-    pending: Vec<Message>,
-}
-
-#[derive(Clone, baton_plugin_api::serde::Serialize, baton_plugin_api::serde::Deserialize)]
-#[serde(crate = "baton_plugin_api::serde")]
-struct Port {
-    id: String,
-    number: u32,
-    name: String,
-    console: bool,
-    open: bool,
-    sent: u32,
-}
-
-#[derive(Clone, baton_plugin_api::serde::Serialize, baton_plugin_api::serde::Deserialize)]
-#[serde(crate = "baton_plugin_api::serde")]
-struct Message {
-    port: u32,
-    event: u16,
-    value: u16,
 }
 
 fn load(data: &[u8]) -> (Result<()>, bool) {
@@ -85,7 +58,7 @@ fn a_port_keeps_the_number_that_the_guest_knows_it_by() {
 
 #[test]
 fn a_state_of_other_ports_or_a_damaged_one_is_refused_and_changes_nothing() {
-    type Change = fn(&mut Map);
+    type Change = fn(&mut State);
     let changes: [(Change, &str); 11] = [
         (|m| m.max_ports = 5, "max_ports=5"),
         (
