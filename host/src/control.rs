@@ -19,6 +19,7 @@ use crate::monitor::{
     Caller, Command, Control, Kept, Monitor, MonitorError, MonitorOption, QmpError, YankInstance,
     about, hmp, query_fdsets, remove_fd,
 };
+use crate::plugin;
 use crate::query;
 use crate::state;
 use crate::successor;
@@ -360,17 +361,13 @@ fn chardevs(vm: &Vm) -> Vec<ChardevInfo> {
     let Some(machine) = &state.machine else {
         return all;
     };
-    for (child, _) in machine.devices().iter().flat_map(MachineDevice::children) {
-        let named = child
-            .config
-            .properties
-            .get("chardev")
-            .map(ToString::to_string);
-        let info = all
-            .iter_mut()
-            .find(|info| Some(&info.label) == named.as_ref());
-        if let Some(info) = info {
-            info.frontend_open &= machine.opened().is_open(&child.config.id);
+    for device in machine.devices() {
+        for (child, _) in device.children() {
+            for chardev in plugin::chardevs(device.device_type(), child) {
+                if let Some(info) = all.iter_mut().find(|info| info.label == chardev) {
+                    info.frontend_open &= machine.opened().is_open(&child.config.id);
+                }
+            }
         }
     }
     all

@@ -114,6 +114,16 @@ impl<H: QueueHandler> Worker<H> {
             .join()
             .map_err(|_| Error::new(crate::ErrorKind::Panicked, "A worker thread panicked"))
     }
+
+    /// What [`quiesce`](crate::VirtioDevice::quiesce) is for a device that needs nothing of its handler
+    /// back: ends the worker, if there is one, and tells how far the queues have come.
+    pub fn quiesce(worker: &mut Option<Self>) -> Result<Vec<QueueProgress>> {
+        let Some(worker) = worker.take() else {
+            return Ok(Vec::new());
+        };
+        let (_, progress, outcome) = worker.stop()?;
+        outcome.map(|()| progress)
+    }
 }
 
 fn serve<H: QueueHandler>(

@@ -13,6 +13,7 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 
 use crate::hotplug::{add, device};
+use crate::replace::{replace, second};
 use crate::suspend::wake;
 use crate::{is_whole, setup};
 
@@ -197,6 +198,32 @@ fn a_port_comes_and_goes_beside_a_guest_that_runs() -> Result<()> {
     }
     is_whole(&mut machine)?;
     stream.stop(100_000).map(drop)
+}
+
+#[test]
+fn ports_go_on_when_their_plugin_is_replaced_whether_they_have_an_id_or_not() -> Result<()> {
+    needs_baton!();
+    let mut machine = boot()?;
+    // The second of two without an id is what is left, and keeps the number that it got.
+    for name in ["none", "echo1"] {
+        add(
+            &mut machine,
+            &json!({ "driver": "virtserialport", "bus": "vs0.0", "name": name }),
+        )?;
+    }
+    machine.wait_line("port 4 echo1")?;
+    machine.execute("device_del", &json!({ "id": "vs0.0/0" }))?;
+    machine.wait_line("port 3 gone")?;
+    let stream = echo(&machine)?;
+    for round in 0..3 {
+        let copy = second(&mut machine, "virtio-serial-pci", &format!("{round}.so"))?;
+        replace(&mut machine, &copy)?;
+        machine.wait_progress()?;
+        answers(&machine, "qga.sock")?;
+    }
+    ensure!(device(&mut machine, "vs0.0/1")?.is_some());
+    stream.stop(100_000)?;
+    is_whole(&mut machine)
 }
 
 #[test]

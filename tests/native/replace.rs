@@ -21,7 +21,7 @@ fn plugin(machine: &mut Machine, name: &str) -> Result<Value> {
     found.with_context(|| format!("There is no plugin '{name}'"))
 }
 
-fn replace(machine: &mut Machine, file: &Path) -> Result<()> {
+pub(crate) fn replace(machine: &mut Machine, file: &Path) -> Result<()> {
     let arguments = json!({ "file": file.display().to_string() });
     machine.execute("plugin-replace", &arguments).map(drop)
 }
@@ -32,7 +32,7 @@ fn refused(machine: &mut Machine, file: &Path) -> Result<String> {
 }
 
 /// A second build of a plugin of the machine's.
-fn second(machine: &mut Machine, name: &str, copy: &str) -> Result<PathBuf> {
+pub(crate) fn second(machine: &mut Machine, name: &str, copy: &str) -> Result<PathBuf> {
     let file = plugin(machine, name)?["file"].clone();
     let copy = machine.file(copy);
     fs::copy(file.as_str().unwrap_or_default(), &copy).context("Cannot copy a plugin")?;

@@ -75,6 +75,10 @@ impl Machine {
             if types.contains(device.device_type().name.as_str()) {
                 config.id = device.id().to_owned();
                 config.restoring = Some(MODE);
+                // What has no id of its own keeps the name that it was given.
+                for (child, (known, _)) in config.children.iter_mut().zip(device.children()) {
+                    child.config.id.clone_from(&known.config.id);
+                }
                 affected.push(Affected {
                     at,
                     plugin,

@@ -165,13 +165,8 @@ impl PluggedDevice {
     pub fn detach(&mut self, child: &Child) -> Result<(), DeviceError> {
         let id = child.config.id.clone();
         self.done(&Request::Detach { id })?;
-        let kinds = self.device_type.children().iter();
-        let kind = kinds.filter(|kind| kind.name == child.device_type);
-        let properties = kind.flat_map(|kind| &kind.properties);
-        for property in properties.filter(|p| p.kind == PropertyKind::Chardev) {
-            if let Some(Value::String(chardev)) = child.config.properties.get(&property.name) {
-                self.bridge.release(chardev);
-            }
+        for chardev in chardevs(&self.device_type, child) {
+            self.bridge.release(chardev);
         }
         Ok(())
     }
@@ -227,6 +222,18 @@ impl PluggedDevice {
         ))
         .in_device(&self.id)
     }
+}
+
+/// The character devices of a child of a device of this type.
+pub fn chardevs<'a>(parent: &DeviceType, child: &'a Child) -> impl Iterator<Item = &'a str> {
+    let kind = parent.children().iter();
+    let kind = kind.filter(|kind| kind.name == child.device_type);
+    let properties = kind.flat_map(|kind| &kind.properties);
+    let names = properties.filter(|p| p.kind == PropertyKind::Chardev);
+    names.filter_map(|p| match child.config.properties.get(&p.name) {
+        Some(Value::String(chardev)) => Some(chardev.as_str()),
+        _ => None,
+    })
 }
 
 impl Drop for PluggedDevice {

@@ -9,7 +9,7 @@ mod registry;
 mod services;
 
 pub use clocks::Clocks;
-pub use device::{DeviceError, PluggedDevice};
+pub use device::{DeviceError, PluggedDevice, chardevs};
 pub use elf::build_id;
 pub use loader::{LoadError, Plugin};
 pub use opened::Opened;

@@ -137,11 +137,7 @@ impl VirtioDevice for Rng {
     }
 
     fn quiesce(&mut self) -> Result<Vec<QueueProgress>> {
-        let Some(worker) = self.worker.take() else {
-            return Ok(Vec::new());
-        };
-        let (_, progress, outcome) = worker.stop()?;
-        outcome.map(|()| progress)
+        Worker::quiesce(&mut self.worker)
     }
 }
 

@@ -171,10 +171,6 @@ impl VirtioDevice for Serial {
     }
 
     fn quiesce(&mut self) -> Result<Vec<QueueProgress>> {
-        let Some(worker) = self.worker.take() else {
-            return Ok(Vec::new());
-        };
-        let (_, progress, outcome) = worker.stop()?;
-        outcome.map(|()| progress)
+        Worker::quiesce(&mut self.worker)
     }
 }
